@@ -1,0 +1,64 @@
+"""The two protocols every model follows. B rows, T tokens, V vocabulary; log-probabilities are natural, numpy float32.
+
+`LanguageModel` is all that generation, evaluation, the server and the audits know of a model. `Trainable` is all that
+the training loop knows. Neither is a base class: a model satisfies them by having the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = Sequence[Sequence[int]] | npt.NDArray[np.integer[Any]]  # B rows of new ids; rows may differ in length
+LogProbs = npt.NDArray[np.float32]
+
+
+class State(Protocol):
+    """What a model remembers of B rows: a context tuple, (h, c), a key-value cache."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many ids each row has taken."""
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Cut row b back to `lengths[b]` ids, as if the later ones had never been stepped."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows in this order; a row may be repeated (beams) or left out (finished)."""
+
+
+class LanguageModel(Protocol):
+    """Anything that gives the next token's distribution."""
+
+    vocab_size: int
+    max_length: int | None  # ids a state can hold; None = unbounded
+    separator_id: int  # the id between documents; what an empty prompt starts from
+
+    def start(self, rows: int = 1, source: Any = None) -> Any:
+        """Return a `State` of `rows` rows with nothing seen."""
+
+    def step(self, ids: Ids, state: Any, last: bool = True) -> LogProbs:
+        """Append `ids` to the state (in place) and return log-probabilities of what follows.
+
+        (B, V) after the last id of each row, or, with last=False, (B, T, V) after every id (rows shorter than T are padded with 0).
+        Every row takes at least one id. Raises ValueError when a row would grow beyond `max_length`.
+        """
+
+    def log_probs(self, ids: Sequence[int], source: Any = None) -> LogProbs:
+        """Score one document from its beginning: (T,), log p(ids[t] | separator, ids[:t]).
+
+        A bounded model sees at least the last `max_length // 2` ids (the evaluation stride).
+        """
+
+
+class Trainable(Protocol):
+    """Anything the training loop can train: an `nn.Module` with one more method."""
+
+    def loss(self, batch: Any, carry: Any = None) -> tuple[dict[str, tuple[Any, Any, float]], Any]:
+        """Return ({name: (sum of losses, count, weight)}, carry).
+
+        The loop divides each sum once by the count over all micro-batches and ranks of the step.
+        """
