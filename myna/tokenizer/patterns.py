@@ -1,0 +1,53 @@
+"""Pre-tokenizer patterns by the name that llama.cpp gives them: how text is cut into words before any merge.
+
+Two uses. A GGUF file carries only the name (`tokenizer.ggml.pre`), so the name of what a tokenizer.json holds must be
+recoverable. And a pattern from somebody else's file is a regular expression that could run for ever: Myna runs only
+the ones listed here, never the one in the file.
+
+Sources: the `tokenizer.json` that the authors of GPT-2, Qwen2, Llama 3 and SmolLM publish; the names are those of
+`llama-vocab.cpp` in llama.cpp.
+
+    name_of({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True})   # 'gpt-2'
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+         r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+_LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")  # the same but for digits, which Llama 3 takes three at a time
+
+_BYTES_ONLY = ("ByteLevel", False, False)  # (type, add_prefix_space, use_regex)
+_KNOWN: dict[tuple[Any, ...], str] = {
+    (("Split", QWEN2, "Isolated", False), _BYTES_ONLY): "qwen2",
+    (("Split", _LLAMA3, "Isolated", False), _BYTES_ONLY): "llama-bpe",
+    (("ByteLevel", False, True),): "gpt-2",
+    (("Digits", True), ("ByteLevel", False, True)): "smollm",
+}
+NAMES = tuple(_KNOWN.values())
+
+
+def name_of(pre_tokenizer: Any) -> str | None:
+    """Name the pattern that the `pre_tokenizer` entry of a tokenizer.json describes, or return None."""
+    return _KNOWN.get(tuple(_steps(pre_tokenizer)))
+
+
+def _steps(entry: Any) -> list[tuple[Any, ...]]:
+    """Reduce a pre_tokenizer entry to the settings that change its cuts."""
+    if not isinstance(entry, dict):
+        return [("unknown",)]
+    kind = entry.get("type")
+    if kind == "Sequence" and isinstance(entry.get("pretokenizers"), list):
+        return [("unknown",) if _is_sequence(inner) else _steps(inner)[0] for inner in entry["pretokenizers"]]
+    if kind == "Split" and isinstance(entry.get("pattern"), dict):
+        return [("Split", str(entry["pattern"].get("Regex")), str(entry.get("behavior")), entry.get("invert") is True)]
+    if kind == "ByteLevel":
+        return [("ByteLevel", entry.get("add_prefix_space", True) is True, entry.get("use_regex", True) is True)]
+    if kind == "Digits":
+        return [("Digits", entry.get("individual_digits") is True)]
+    return [("unknown",)]
+
+
+def _is_sequence(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("type") == "Sequence"
