@@ -1,0 +1,50 @@
+"""The options of generation: how the next token is drawn and when a text ends.
+
+    SampleOptions(max_tokens=64, temperature=0.0)       # greedy
+    SampleOptions(top_p=0.9, stop=("\\n\\n",), seed=1)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from myna.errors import UserError
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How to continue a prompt. Raises UserError when a value is out of its range."""
+
+    max_tokens: int = 128
+    "Draw at most this many tokens."
+    temperature: float = 0.8
+    "Divide log-probabilities by this: below 1 is safer, above 1 is wilder, 0 always takes the likeliest token (greedy)."
+    top_k: int = 0
+    "Keep only the k likeliest tokens; 0 keeps all."
+    top_p: float = 0.95
+    "Keep the fewest tokens that hold this share of the probability (nucleus sampling); 1 keeps all."
+    min_p: float = 0.0
+    "Drop tokens less likely than this share of the likeliest one; 0 drops none."
+    repetition_penalty: float = 1.0
+    "Make tokens already in the prompt or the text less likely (above 1) or likelier (below 1)."
+    stop: tuple[str, ...] = ()
+    "End before this string."
+    seed: int | None = None
+    "Draw the same text again; without it every call draws another."
+    n: int = 1
+    "How many texts to draw from the same prompt."
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("max_tokens", self.max_tokens >= 1, "a whole number, at least 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), "a number, 0 (greedy) or more"),
+            ("top_k", self.top_k >= 0, "a whole number, 0 (all) or more"),
+            ("top_p", 0 < self.top_p <= 1, "a number above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "a number from 0 to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "a number above 0 (1 changes nothing)"),
+            ("stop", "" not in self.stop, "strings of at least one character"),
+            ("seed", self.seed is None or self.seed >= 0, "a whole number, 0 or more"),
+            ("n", self.n >= 1, "a whole number, at least 1"),
+        ):
+            if not good:
+                raise UserError(f"{name} is {getattr(self, name)!r}", expected)
