@@ -69,7 +69,9 @@ def read_json(path: Path) -> Any:
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill a temporary directory, then put it in the place of `path` in one rename; on an error nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():  # a run was killed between the two renames below
+        old.rename(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -78,14 +80,17 @@ def new_directory(path: Path) -> Iterator[Path]:
             fsync(file)
         fsync(temporary)
         if path.exists():
-            old = path.with_name(f".{path.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
         else:
             temporary.rename(path)
         fsync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -101,6 +106,22 @@ def write_manifest(folder: Path, stage: str, inputs: dict[str, str], options: di
     outputs = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
     value = {"stage": stage, "version": __version__, "argv": sys.argv, "inputs": inputs, "options": options, "outputs": outputs}
     write_json(folder / MANIFEST, value)
+
+
+def find_damage(folder: Path) -> str:
+    """Say what is wrong with a finished directory: a file of its manifest missing or with other bytes. Empty when it is whole."""
+    try:
+        outputs = read_json(folder / MANIFEST)["outputs"]
+        for name, expected in outputs.items():
+            if sha256(folder / name) != expected:
+                return f"{name}: its SHA-256 is not the one in {MANIFEST}"
+    except UserError as error:
+        return error.got
+    except OSError as error:
+        return f"{Path(error.filename or folder).name}: {error.strerror}"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return f"{MANIFEST}: not a manifest"
+    return ""
 
 
 def same_manifest(folder: Path, stage: str, inputs: dict[str, str], options: dict[str, Any]) -> bool:
