@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +158,129 @@ def lock(folder: Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"another run is writing {folder}", "one run per directory", "wait for it or choose another --out") from None
         yield
+
+
+class BrokenFileError(Exception):
+    """A file cannot be read to its end: it is cut, corrupt, or expands like a decompression bomb (`bomb`)."""
+
+    def __init__(self, reason: str, bomb: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.bomb = reason, bomb
+
+
+class RawFile:
+    """A regular file read once from start to end while its SHA-256 is taken; `peek` looks ahead without moving."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # O_NONBLOCK: never wait on a FIFO
+        self.size = os.fstat(self._handle).st_size
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes; b'' at the end."""
+        data = os.read(self._handle, size)
+        self._digest.update(data)
+        return data
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes at `offset` of the file as it lies on the disk."""
+        return os.pread(self._handle, size, offset)
+
+    def sha256(self) -> str:
+        """Read whatever is left and return the hash of the whole file."""
+        while self.read(1 << 20):
+            pass
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+
+_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+_PIECE = 1 << 20  # bytes handed on at a time
+_MEMORY = 256 << 20  # what a decompressor may take: `xz -9` needs 65 MiB, `zstd --long=27` 128 MiB
+_ZSTD_FEED = 512  # a zstd run-length block gives 128 KiB for 4 bytes (RFC 8878, 3.1.1.2), so at most 16 MiB per call
+_BOMB_RATIO = 500  # text compresses 3 to 30 times, logs about 100; deflate's own limit is 1032, which one repeated byte reaches
+_BOMB_AFTER = 32 << 20  # bytes out before the ratio is judged, so that small repetitive files pass
+
+
+def compression(head: bytes) -> str:
+    """Name the compression of a file from its first bytes: 'gz', 'bz2', 'xz', 'zst' or ''."""
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
+
+
+def read_chunks(file: RawFile) -> Iterator[bytes]:
+    """Yield a file's bytes, decompressed when its first bytes say so, in chunks of at most about 16 MiB.
+
+    Raises BrokenFileError after the last good bytes when the stream is cut, corrupt, too costly, or a decompression bomb.
+    """
+    kind = compression(file.peek(0, 6))
+    chunks = _decompress(file, kind) if kind else iter(lambda: file.read(_PIECE), b"")
+    try:
+        yield from chunks
+    except OSError as error:
+        raise BrokenFileError(f"cannot be read to its end ({error.strerror or error})") from None
+
+
+def _decompress(file: RawFile, kind: str) -> Iterator[bytes]:
+    import bz2
+    import lzma
+    import zlib
+
+    import zstandard
+
+    steps = {"gz": _gzip_step, "bz2": _bounded_step, "xz": _bounded_step, "zst": _zstd_step}
+    step: Callable[[Any, bytes], tuple[bytes, bytes]] = steps[kind]
+    make: Callable[[], Any] = {
+        "gz": lambda: zlib.decompressobj(31), "bz2": bz2.BZ2Decompressor,
+        "xz": lambda: lzma.LZMADecompressor(memlimit=_MEMORY),
+        "zst": lambda: zstandard.ZstdDecompressor(max_window_size=_MEMORY // 2).decompressobj(),
+    }[kind]
+    engine, waiting, read, written = make(), b"", 0, 0
+    first = True  # no byte of the current member has been seen
+    while True:
+        if not waiting:
+            waiting = file.read(_ZSTD_FEED * 128)
+            read += len(waiting)
+            if not waiting:
+                break
+        if first and compression(waiting + file.peek(read, 6)) != kind:
+            if waiting.strip(b"\0"):  # zero padding after the last member is usual on tapes
+                raise BrokenFileError(f"bytes after the end of the .{kind} data")
+            waiting = b""
+            continue
+        first = False
+        try:
+            out, waiting = step(engine, waiting)
+        except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError, MemoryError) as error:
+            raise BrokenFileError(f"corrupt .{kind} data ({error})") from None
+        written += len(out)
+        if written > _BOMB_AFTER and written > _BOMB_RATIO * read:
+            raise BrokenFileError(f"expands more than {_BOMB_RATIO}-fold: a decompression bomb", bomb=True)
+        if out:
+            yield out
+        if engine.eof:
+            engine, first = make(), True
+    if kind == "gz" and not first and (out := engine.flush()):  # what zlib still held when the input ended
+        yield out
+    if not first and not engine.eof:
+        raise BrokenFileError(f"cut short: the .{kind} data has no end")
+
+
+def _gzip_step(engine: Any, data: bytes) -> tuple[bytes, bytes]:
+    out = engine.decompress(data, _PIECE)
+    return out, engine.unconsumed_tail or engine.unused_data
+
+
+def _bounded_step(engine: Any, data: bytes) -> tuple[bytes, bytes]:
+    """bz2 and lzma keep what they have not used, so feed them nothing while they still hold input."""
+    out = engine.decompress(data if engine.needs_input else b"", _PIECE)
+    if engine.eof:
+        return out, engine.unused_data
+    return out, b"" if engine.needs_input else data
+
+
+def _zstd_step(engine: Any, data: bytes) -> tuple[bytes, bytes]:
+    out = engine.decompress(data[:_ZSTD_FEED])
+    return out, engine.unused_data + data[_ZSTD_FEED:] if engine.eof else data[_ZSTD_FEED:]
