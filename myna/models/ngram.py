@@ -34,6 +34,7 @@ from myna.models.protocol import Ids, LogProbs
 
 Array = npt.NDArray[Any]
 
+_POSITIONS = 1 << 18  # scored at once: about 100 bytes each
 _VALID_TOKENS = 1_000_000  # enough to tell orders apart: their differences are some hundredths of a bit per token
 
 
@@ -81,20 +82,37 @@ class Ngram:
         """Length of the longest n-gram."""
         return len(self._log_probs)
 
+    @property
+    def name(self) -> str:
+        """Say what it is, as a table's heading does."""
+        titles = {"kneser_ney": "modified Kneser-Ney", "witten_bell": "Witten-Bell"}
+        return f"{self.order}-gram, {titles.get(self.facts.get('smoothing', ''), 'smoothed')}"
+
     def start(self, rows: int = 1, source: Any = None) -> NgramState:
         """Return a state of `rows` rows with nothing seen."""
         return NgramState(rows)
 
     def log_probs(self, ids: Sequence[int], source: Any = None) -> LogProbs:
         """Score one document after the separator: (T,)."""
-        stream = self._checked([self.separator_id, *ids] if not isinstance(ids, np.ndarray) else np.append(self.separator_id, ids))
+        stream = np.append(self.separator_id, self._checked(ids))
+        scores = np.empty(len(stream) - 1, np.float32)
+        for start in range(0, len(scores), _POSITIONS):
+            first = max(0, start - max(0, self.order - 2))  # the ids that the piece's first context reaches
+            piece = stream[first:start + _POSITIONS + 1]
+            scores[start:start + _POSITIONS] = self._scores(piece)[start - first:]
+        return scores
+
+    def _scores(self, stream: Array) -> LogProbs:
+        """Score every id but the first, given those before it in `stream`."""
         levels = self._levels(stream, np.arange(len(stream)))
         scores = self._log_probs[0][stream[1:]].copy()
         for level in range(2, self.order + 1):
             contexts = levels[level - 2][:-1]
             inside = np.flatnonzero(contexts >= 0)
-            found = levels[level - 1][1:][inside] if level < self.order else find(
-                self._keys[-1], contexts[inside] * self.vocab_size + stream[1:][inside])
+            if level < self.order:
+                found = levels[level - 1][1:][inside]
+            else:
+                found = find(self._keys[-1], contexts[inside] * self.vocab_size + stream[1:][inside])
             longer = scores[inside] + self._backoffs[level - 2][contexts[inside]]
             scores[inside] = np.where(found >= 0, self._log_probs[level - 1][found], longer)
         return scores

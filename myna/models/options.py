@@ -22,4 +22,4 @@ class NgramOptions:
     smoothing: Smoothing | None = None
     "kneser_ney (modified, interpolated) or witten_bell; none chooses on the validation split."
     max_tokens: int = 8_000_000
-    "Count at most this many training tokens, from documents drawn at random; bounds memory at about 150 bytes a token."
+    "Count at most this many training tokens, from documents drawn at random; memory stays under 300 bytes a token."

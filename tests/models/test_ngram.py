@@ -288,3 +288,12 @@ def test_counting_keeps_the_levels_sorted_and_the_look_back_inside_the_document(
 def test_the_module_imports_without_torch() -> None:
     code = "import sys, myna.models.ngram; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_a_long_document_is_scored_in_pieces_with_the_same_bits(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, document = fit(order), [i for part in corpus(seed=7) for i in part]
+    whole = model.log_probs(document)
+    for size in (1, 3, 64):
+        monkeypatch.setattr("myna.models.ngram._POSITIONS", size)
+        assert (model.log_probs(document) == whole).all()

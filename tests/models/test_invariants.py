@@ -1,0 +1,139 @@
+"""What every `LanguageModel` promises, whatever is inside. A model joins by adding its factory to FACTORIES.
+
+Exactly equal where the model computes the same numbers either way (n-gram); within 1e-4 where the order of additions may differ
+(matrix products of other shapes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from myna.models.ngram import Ngram, fit_ngram
+from myna.models.options import NgramOptions
+from myna.models.protocol import LanguageModel
+
+
+class Case(NamedTuple):
+    """A model, how to read it back from a directory, and how far equal numbers may be apart."""
+
+    model: Any  # a LanguageModel with save(folder)
+    open: Callable[[Path], LanguageModel]
+    tolerance: float
+
+
+def ngram(smoothing: str = "kneser_ney", order: int = 4) -> Case:
+    rng = np.random.default_rng(1)
+    ids = rng.choice(20, size=3000, p=np.arange(1, 21) / 210)
+    ids[::37] = 0
+    options = NgramOptions(order=order, smoothing=smoothing)  # type: ignore[arg-type]
+    return Case(fit_ngram(np.append(ids, 0), np.append(ids[:300], 0), 21, 0, options), Ngram.open, 0)
+
+
+FACTORIES: dict[str, Callable[[], Case]] = {
+    "ngram": ngram,
+    "ngram-order-1": lambda: ngram(order=1),
+    "ngram-witten-bell": lambda: ngram("witten_bell", 3),
+}
+
+
+@pytest.fixture(scope="module", params=FACTORIES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return FACTORIES[request.param]()
+
+
+def close(a: Any, b: Any, case: Case) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=case.tolerance)
+
+
+def documents(model: LanguageModel, count: int = 3, length: int = 9) -> list[list[int]]:
+    rng = np.random.default_rng(2)
+    return [[i for i in rng.integers(0, model.vocab_size, length).tolist() if i != model.separator_id] for _ in range(count)]
+
+
+def test_every_row_is_a_distribution_over_the_whole_vocabulary(case: Case) -> None:
+    model = case.model
+    rows = model.step([[model.separator_id], [1, 2, 3], [model.vocab_size - 1]], model.start(3), last=True)
+    assert rows.shape == (3, model.vocab_size) and rows.dtype == np.float32
+    assert np.isfinite(rows).all()
+    np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(-1), 1, atol=1e-5)
+
+
+def test_log_probs_are_what_step_gave_each_id(case: Case) -> None:
+    model = case.model
+    for document in documents(model):
+        scores = model.log_probs(document)
+        assert scores.shape == (len(document),) and scores.dtype == np.float32
+        at_once = model.step([[model.separator_id, *document]], model.start(), last=False)[0]
+        close(at_once[np.arange(len(document)), document], scores, case)
+        state, one_by_one = model.start(), []
+        for id in [model.separator_id, *document]:
+            one_by_one.append(model.step([[id]], state)[0])
+        close(np.stack(one_by_one), at_once, case)
+        assert state.lengths == [len(document) + 1]
+
+
+def test_rows_of_other_lengths_and_in_other_order_change_nothing(case: Case) -> None:
+    model = case.model
+    rows = [row[:5 + b] for b, row in enumerate(documents(model))]
+    alone = [model.step([row], model.start())[0] for row in rows]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        state = model.start(3)
+        together = model.step([rows[b] for b in order], state)
+        assert state.lengths == [len(rows[b]) for b in order]
+        close(together, np.stack([alone[b] for b in order]), case)
+    padded = model.step(rows, model.start(3), last=False)
+    for b, row in enumerate(rows):
+        close(padded[b, len(row) - 1], alone[b], case)
+        assert (padded[b, len(row):] == 0).all()
+
+
+def test_future_ids_change_nothing(case: Case) -> None:
+    model = case.model
+    document = documents(model)[0]
+    other = [*document[:4], *(1 + (i % (model.vocab_size - 1)) for i in document[4:])]
+    assert other[4:] != document[4:]
+    close(model.log_probs(document)[:4], model.log_probs(other)[:4], case)
+
+
+def test_truncate_is_as_if_the_later_ids_had_never_been(case: Case) -> None:
+    model = case.model
+    first, second, third = documents(model)
+    state = model.start(2)
+    model.step([first, second], state)
+    model.step([third[:2], third], state)
+    state.truncate([len(first), 3])
+    assert state.lengths == [len(first), 3]
+    after = model.step([[5], [6, 7]], state)
+    close(after[0], model.step([[*first, 5]], model.start())[0], case)
+    close(after[1], model.step([[*second[:3], 6, 7]], model.start())[0], case)
+
+
+def test_select_repeats_drops_and_reorders_rows_that_then_go_their_own_way(case: Case) -> None:
+    model = case.model
+    rows = documents(model)
+    state = model.start(3)
+    model.step(rows, state)
+    state.select([2, 0, 2])
+    assert state.lengths == [len(rows[2]), len(rows[0]), len(rows[2])]
+    after = model.step([[1], [2], [3]], state)
+    expected = [model.step([[*rows[b], id]], model.start())[0] for b, id in ((2, 1), (0, 2), (2, 3))]
+    close(after, np.stack(expected), case)
+
+
+def test_saved_and_opened_it_gives_the_same_bits(case: Case, tmp_path: Path) -> None:
+    model = case.model
+    model.save(tmp_path)
+    again = case.open(tmp_path)
+    assert (again.vocab_size, again.separator_id, again.max_length) == (model.vocab_size, model.separator_id, model.max_length)
+    for document in documents(model):
+        assert (again.log_probs(document) == model.log_probs(document)).all()
+
+
+def test_a_row_takes_at_least_one_id(case: Case) -> None:
+    with pytest.raises(ValueError):
+        case.model.step([[1], []], case.model.start(2))
