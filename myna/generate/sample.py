@@ -114,14 +114,18 @@ def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOp
     A row ends with reason "stop" after the separator, one of `stop_ids`, or a token for which `ended(row, token)` is true
     (it is asked once for every other token); with "length" after `max_tokens` or when the model can hold no more.
     Row i draws from `SeedSequence([seed, i])`, so its text does not depend on how many rows there are.
-    Raises UserError when the prompt does not fit the model: it is never cut.
+    Raises UserError, before anything is drawn, when the prompt does not fit the model: it is never cut.
     """
     ids = list(prompt) or [model.separator_id]
     if model.max_length is not None and len(ids) > model.max_length:
         raise UserError(f"the prompt is {len(ids):,} tokens long", f"at most {model.max_length:,}, all this model can see", "shorten it")
     seed = secrets.randbits(64) if options.seed is None else options.seed
     generators = [np.random.default_rng(np.random.SeedSequence([seed, row])) for row in range(options.n)]
-    stops = {model.separator_id, *stop_ids}
+    return _continue(model, ids, options, generators, {model.separator_id, *stop_ids}, ended or (lambda row, token: False))
+
+
+def _continue(model: LanguageModel, ids: list[int], options: SampleOptions, generators: list[np.random.Generator], stops: set[int],
+              ended: Callable[[int, int], bool]) -> Iterator[Drawn]:
     state = model.start()
     log_probs = np.repeat(model.step([ids], state), options.n, axis=0)  # (B, V): the prompt is read once
     state.select([0] * options.n)
@@ -137,7 +141,7 @@ def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOp
         full = count == options.max_tokens or (model.max_length is not None and len(ids) + count > model.max_length)
         going = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            stopped = token in stops or (ended is not None and ended(row, token))
+            stopped = token in stops or ended(row, token)
             if not (stopped or full):
                 going.append(place)
             yield Drawn(row, token, float(log_probs[place, token]), "stop" if stopped else "length" if full else "")
