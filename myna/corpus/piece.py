@@ -39,6 +39,9 @@ class Edit(NamedTuple):
     reason: str
 
 
+_segment = Segment._make  # half the time of the constructor
+
+
 @dataclass(slots=True)
 class Piece:
     """Text with its segments, in order, the first starting at 0. An empty text has no segments that matter."""
@@ -102,6 +105,8 @@ def edit(piece: Piece, edits: Iterable[Edit], dropped: Counter[str]) -> Piece:
 
     The first character of a rewritten stretch takes the bytes of the whole stretch.
     """
+    if len(piece.segments) == 1 and piece.segments[0].width == VERBATIM:
+        return _edit_verbatim(piece, edits, dropped)
     parts: list[str] = []
     segments: list[Segment] = []
     walk = _Walk(piece)
@@ -128,6 +133,39 @@ def edit(piece: Piece, edits: Iterable[Edit], dropped: Counter[str]) -> Piece:
         walk.copy(len(piece.text), segments, made)
         parts.append(piece.text[done:])
     return Piece("".join(parts), piece.codec, segments or [Segment(0, piece.segments[0].offset, VERBATIM)])
+
+
+def _edit_verbatim(piece: Piece, edits: Iterable[Edit], dropped: Counter[str]) -> Piece:
+    """Do what `edit` does where the piece is one verbatim segment, the usual case, in a third of the time."""
+    source, codec = piece.text, piece.codec
+    plain = source.isascii() and not codec.startswith("utf-16")
+    parts: list[str] = []
+    segments: list[Segment] = []
+    made = done = 0
+    offset = piece.segments[0].offset
+    for start, end, text, reason in edits:
+        if start > done:
+            segments.append(_segment((made, offset, VERBATIM)))
+            parts.append(source[done:start])
+            made += start - done
+            offset += start - done if plain else width(source[done:start], codec)
+        size = end - start if plain else width(source[start:end], codec)
+        if reason:
+            dropped[reason] += size
+        if text:
+            segments.append(_segment((made, offset, 0 if reason else size)))
+            if len(text) > 1:
+                segments.append(_segment((made + 1, offset + size, 0)))
+            parts.append(text)
+            made += len(text)
+        elif not reason:
+            raise ValueError("an edit that removes text needs a reason")
+        offset += size
+        done = end
+    if done < len(source):
+        segments.append(_segment((made, offset, VERBATIM)))
+        parts.append(source[done:])
+    return Piece("".join(parts), codec, segments or [_segment((0, piece.segments[0].offset, VERBATIM))])
 
 
 class _Walk:
