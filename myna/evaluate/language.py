@@ -73,8 +73,8 @@ def evaluate_language(model: LanguageModel, tokenizer: Tokenizer, text: Text, la
     if text.bytes == 0:
         raise UserError("no text to evaluate on", "at least a few hundred bytes", "give a file with text")
     if model.vocab_size < tokenizer.vocab_size:
-        raise UserError(f"a model of {model.vocab_size} ids with a tokenizer of {tokenizer.vocab_size}", "the tokenizer it was trained with",
-                        "restore the model directory")
+        raise UserError(f"a model of {model.vocab_size} ids with a tokenizer of {tokenizer.vocab_size}",
+                        "the tokenizer it was trained with", "restore the model directory")
     size = block_size(text.bytes)
     count = -(-text.bytes // size)
     bits, characters, tokens = np.zeros(count), np.zeros(count), np.zeros(count)

@@ -15,7 +15,8 @@ def report(name: str = "6-gram, modified Kneser-Ney") -> Report:
         return Score(value, value - 0.05, value + 0.05, "how|v1")
 
     return Report({"bits_per_byte": score(1.837), "perplexity": score(61.25)}, name,
-                  {"bits_per_byte": score(1.908), "perplexity": score(70.5)}, {"bits_per_byte": score(-0.071)}, {"bits_per_byte": score(3.72)})
+                  {"bits_per_byte": score(1.908), "perplexity": score(70.5)},
+                  {"bits_per_byte": score(-0.071)}, {"bits_per_byte": score(3.72)})
 
 
 def test_json_has_the_stated_shape_and_reads_back() -> None:
