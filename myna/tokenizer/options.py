@@ -19,7 +19,7 @@ class TokenizerOptions:
     "Size of the vocabulary with its special tokens, rounded up to a multiple of 64; none chooses it from the corpus."
     sample_bytes: int = 64_000_000
     "Learn the merges from at most this much text, drawn at random; more changes the result little."
-    sample_unspaced_bytes: int = 6_000_000
+    sample_unspaced_bytes: int = 3_000_000
     "Stop the draw at this much text of scripts written without spaces (Chinese, Japanese, Thai), which takes more memory."
     seed: int = 0
     "Seed of the draw."

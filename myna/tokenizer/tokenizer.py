@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -157,6 +158,11 @@ class Tokenizer:
         """The id that fills rows to one length, or None."""
         name = _content((self._settings or self._own_settings()).get("pad_token"))
         return self._rust.token_to_id(name) if name else None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokenizer.json: two tokenizers with the same one give the same ids."""
+        return hashlib.sha256(self._text.encode("utf-8")).hexdigest()
 
     def golden(self) -> dict[str, Any]:
         """Give the ids of a fixed list of tricky texts: {"texts": [...], "ids": [[...], ...]}."""
