@@ -2,7 +2,7 @@
 
 numpy has no bfloat16, so the `safetensors` library cannot give those arrays without torch; it still checks the file's
 header (names, shapes, bounds) here, and the bytes come from a memory map. A bfloat16 is the upper half of a float32.
-Format: https://huggingface.co/docs/safetensors, "Format".
+Format: the README of the safetensors library, "Format".
 
     weights = open_weights(Path("my-model"))
     weights["model.norm.weight"].read()        # float32

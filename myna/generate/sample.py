@@ -126,6 +126,7 @@ def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOp
 
 def _continue(model: LanguageModel, ids: list[int], options: SampleOptions, generators: list[np.random.Generator], stops: set[int],
               ended: Callable[[int, int], bool]) -> Iterator[Drawn]:
+    """Read the prompt once, then draw for all rows that still go on and feed what was drawn."""
     state = model.start()
     log_probs = np.repeat(model.step([ids], state), options.n, axis=0)  # (B, V): the prompt is read once
     state.select([0] * options.n)

@@ -168,7 +168,8 @@ def test_llama_cpp_gives_the_same_ids_with_every_known_pattern(tmp_path, pattern
     llama_cpp = pytest.importorskip("llama_cpp")
     engine = llama_cpp.Llama(str(tmp_path / "x.gguf"), vocab_only=True, verbose=False)
     tokenizer = Tokenizer.open(folder)
-    for text in [*TEXTS, "".join(TEXTS)]:
+    random, signs = np.random.default_rng(0), list("".join(TEXTS) + " \n\t\r  '")
+    for text in [*TEXTS, "".join(TEXTS), *("".join(random.choice(signs, 40)) for _ in range(100))]:
         assert engine.tokenize(text.encode(), add_bos=True, special=False) == tokenizer.encode(text), text
 
 
