@@ -30,6 +30,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 Array = npt.NDArray[Any]
 
 _BYTES_AT_ONCE = 1 << 20  # of a document whose characters are counted
+_FEWEST_RESAMPLES = 100  # the 2.5 % tails of fewer are one or two draws
 _SAMPLE_DOCUMENT = 1024  # tokens wanted of each document of a sample: enough to leave its beginning
 
 
@@ -103,6 +104,8 @@ def report_language(model: LanguageModel, tokenizer: Tokenizer, text: Text, base
                     baseline_tokenizer: Tokenizer | None = None, options: EvaluateOptions | None = None) -> Report:
     """Score a model and its baseline (called `name`, with the same tokenizer unless it has its own) on a text."""
     options = options or EvaluateOptions()
+    if options.resamples < _FEWEST_RESAMPLES:
+        raise UserError(f"resamples is {options.resamples}", f"at least {_FEWEST_RESAMPLES}, for the ends of an interval")
     scored = evaluate_language(model, tokenizer, text)
     beside = evaluate_language(baseline, baseline_tokenizer or tokenizer, text, f"evaluating the {name}") if baseline else None
     return language_report(scored, beside, name, options.resamples, options.seed)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from myna.console import human, say
 from myna.errors import UserError
-from myna.files import read_json, write_json
+from myna.files import read_json, write_atomic, write_json
 from myna.models.counts import Counts, Table, estimate, find, with_start
 from myna.models.options import NgramOptions, Smoothing
 from myna.models.protocol import Ids, LogProbs
@@ -173,13 +173,13 @@ class Ngram:
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors into `folder` (the tokenizer's files are the caller's)."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"level_{k}.log_probs": values for k, values in enumerate(self._log_probs, start=1)}
         tensors |= {f"level_{k}.backoffs": values for k, values in enumerate(self._backoffs, start=1)}
         tensors |= {f"level_{k}.keys": values for k, values in enumerate(self._keys, start=2)}
-        save_file(tensors, folder / "model.safetensors")
+        write_atomic(folder / "model.safetensors", save(tensors))  # save_file would make it readable by its owner alone
         write_json(folder / "config.json", {
             "model_type": "ngram", "order": self.order, "vocab_size": self.vocab_size, "separator_id": self.separator_id,
             "ngrams": [len(values) for values in self._log_probs], **self.facts})

@@ -20,7 +20,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import train_tokenizer
 from tests.tokenizer.corpora import write_corpus
 
-WORDS = "the mill by the river ground corn all day 水车 在 河边 转 了 一天 naïve 🐦 and the miller sang".split()
+WORDS = ["the", "mill", "by", "river", "ground", "corn", "all", "day", "水车", "在", "河边", "转", "了", "一天", "naïve", "🐦", "sang"]
 
 
 def write_text(seed: int, words: int = 400) -> str:
@@ -46,7 +46,8 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("evaluate")
-    corpus = write_corpus(folder / "corpus", [write_text(i) for i in range(20)], [write_text(50)], [write_text(60), "", "短い", write_text(61)])
+    train, valid, test = [write_text(i) for i in range(20)], [write_text(50)], [write_text(60), "", "短い", write_text(61)]
+    corpus = write_corpus(folder / "corpus", train, valid, test)
     tokenizer = train_tokenizer(corpus, TokenizerOptions(vocab_size=320))
     (folder / "tokens").mkdir()
     write_shards(corpus, tokenizer, folder / "tokens")

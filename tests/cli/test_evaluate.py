@@ -1,0 +1,70 @@
+"""`myna evaluate`: a model directory and a file in, the table or one JSON object out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from myna.cli.main import main
+from myna.data.shards import Shard, write_shards
+from myna.models.ngram import fit_ngram
+from myna.models.options import NgramOptions
+from myna.tokenizer.options import TokenizerOptions
+from myna.tokenizer.train import train_tokenizer
+from tests.evaluate.test_language import write_text
+from tests.tokenizer.corpora import write_corpus
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model (here the better n-gram) and its baseline (unigrams)."""
+    folder = tmp_path_factory.mktemp("command")
+    corpus = write_corpus(folder / "corpus", [write_text(i) for i in range(20)], [write_text(50)])
+    tokenizer = train_tokenizer(corpus, TokenizerOptions(vocab_size=320))
+    (folder / "tokens").mkdir()
+    write_shards(corpus, tokenizer, folder / "tokens")
+    train, valid = (Shard.open(folder / "tokens", name).ids for name in ("train", "valid"))
+    for place, order in ((folder / "model", 4), (folder / "model" / "ngram", 1)):
+        fit_ngram(train, valid, tokenizer.vocab_size, tokenizer.separator_id, NgramOptions(order=order)).save(place)
+        tokenizer.save(place)
+    return folder / "model"
+
+
+@pytest.fixture
+def unseen(tmp_path: Path) -> Path:
+    (tmp_path / "unseen.txt").write_text("\n\n".join(write_text(seed) for seed in range(70, 80)), encoding="utf-8")
+    return tmp_path / "unseen.txt"
+
+
+def test_json_has_model_baseline_and_difference(model: Path, unseen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(model), str(unseen), "--resamples", "200", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["baseline"]["name"].startswith("1-gram")
+    assert value["bits_per_byte"]["value"] < value["baseline"]["bits_per_byte"]["value"]
+    assert value["bits_per_byte_improvement_percent"]["low"] > 0
+    assert "bootstrap=200" in value["bits_per_byte"]["signature"]
+
+
+def test_the_table_ends_with_the_verdict(model: Path, unseen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(model), str(unseen)]) == 0
+    said = capsys.readouterr()
+    assert "bits per byte" in said.out and "significantly better" in " ".join(said.out.split())
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert "cleaned text" in said.err
+
+
+def test_a_model_without_a_baseline_says_so(model: Path, unseen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(model / "ngram"), str(unseen), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "no baseline" in said.err and "baseline" not in json.loads(said.out)
+
+
+def test_wrong_use_is_one_line(model: Path, unseen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("", encoding="utf-8")
+    for arguments in ([str(model), "absent.txt"], ["absent", str(unseen)], [str(tmp_path), str(unseen)], [str(model), str(empty)],
+                      [str(model), str(unseen), "--resample", "5"], [str(model), str(unseen), "--resamples", "0"]):
+        assert main(["evaluate", *arguments]) == 2, arguments
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith("myna: ")
