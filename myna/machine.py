@@ -131,6 +131,9 @@ def set_threads(threads: int) -> None:
 
 def peak_memory() -> int:
     """Return the most bytes this process has held in memory so far."""
+    for line in _read_text(Path("/proc/self/status")).splitlines():
+        if line.startswith("VmHWM:"):  # Linux; getrusage would also count what the parent held before it started this process
+            return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # getrusage(2): kilobytes on Linux, bytes on macOS
 

@@ -1,0 +1,65 @@
+"""`myna fetch NAME [--out DIR]` and `myna fetch --list`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from myna.console import human
+from myna.errors import UserError
+
+if TYPE_CHECKING:
+    from myna.cli.main import Parser
+    from myna.fetch import Source
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="what to fetch: a name that --list shows")
+    parser.add_argument("--out", metavar="DIR", help="a new folder for it (default: Myna's folder in the user's data directory)")
+    parser.add_argument("--list", action="store_true", help="show every name, its size, licence and source")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fetch a text, or list them."""
+    from myna.fetch import CATALOG, fetch
+
+    if args.list:
+        print(json.dumps([_row(source) for source in CATALOG.values()], ensure_ascii=False)) if args.json else _print_table()
+        return 0
+    if not args.name:
+        raise UserError("no name was given", "one of " + ", ".join(CATALOG), "see myna fetch --list")
+    folder = fetch(args.name, Path(args.out) if args.out else None)
+    files = sorted(folder.iterdir())
+    size = sum(file.stat().st_size for file in files)
+    source = CATALOG[args.name]
+    if args.json:
+        print(json.dumps({**_row(source), "path": str(folder), "files": len(files), "bytes": size}, ensure_ascii=False))
+    else:
+        print(f"{folder}: {len(files)} files, {human(size)}B, {source.language}, licence {source.licence}")
+        print(f"next: myna build {folder} --minutes 3 --out {source.name}-model")
+    return 0
+
+
+def _row(source: Source) -> dict[str, Any]:
+    return {key: value for key, value in asdict(source).items() if key != "read"}
+
+
+def _print_table() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from myna.fetch import CATALOG
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "what", "language", "fetch", "licence", "source"):
+        table.add_column(column, no_wrap=column in ("name", "fetch"), justify="right" if column == "fetch" else "left")
+    for source in CATALOG.values():
+        size = f"{human(source.size)}B" if source.size else "none"
+        where = f"{source.index}: {source.package} {source.version}" if source.index else "this Python"
+        table.add_row(source.name, source.what, source.language, size, source.licence, where)
+    Console(width=80).print(table)
+    print("\nEach folder's SOURCE file says more: what the licence leaves out, and how the text was read.")

