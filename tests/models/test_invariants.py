@@ -120,9 +120,12 @@ def test_select_repeats_drops_and_reorders_rows_that_then_go_their_own_way(case:
     model.step(rows, state)
     state.select([2, 0, 2])
     assert state.lengths == [len(rows[2]), len(rows[0]), len(rows[2])]
-    after = model.step([[1], [2], [3]], state)
-    expected = [model.step([[*rows[b], id]], model.start())[0] for b, id in ((2, 1), (0, 2), (2, 3))]
-    close(after, np.stack(expected), case)
+    sources = [rows[2], rows[0], rows[2]]
+    for more in ([[1], [2], [3]], [[4], [5], [6, 7]]):
+        sources = [[*row, *ids] for row, ids in zip(sources, more, strict=True)]
+        after = model.step(more, state)
+        assert state.lengths == list(map(len, sources))
+        close(after, np.stack([model.step([row], model.start())[0] for row in sources]), case)
 
 
 def test_saved_and_opened_it_gives_the_same_bits(case: Case, tmp_path: Path) -> None:
