@@ -49,17 +49,15 @@ def _row(source: Source) -> dict[str, Any]:
 
 
 def _print_table() -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """Print a few lines for each text, in 80 columns."""
+    import textwrap
 
     from myna.fetch import CATALOG
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "what", "language", "fetch", "licence", "source"):
-        table.add_column(column, no_wrap=column in ("name", "fetch"), justify="right" if column == "fetch" else "left")
+    print(f"{'name':<16}{'what':<54}{'download':>10}")
     for source in CATALOG.values():
         size = f"{human(source.size)}B" if source.size else "none"
         where = f"{source.index}: {source.package} {source.version}" if source.index else "this Python"
-        table.add_row(source.name, source.what, source.language, size, source.licence, where)
-    Console(width=80).print(table)
-    print("\nEach folder's SOURCE file says more: what the licence leaves out, and how the text was read.")
+        print(f"{source.name:<16}{source.what:<54}{size:>10}")
+        print(textwrap.fill(f"{source.language} · {source.licence} · {where}", 80, initial_indent=" " * 16, subsequent_indent=" " * 16))
+    print("\nThe file SOURCE beside each text says more: caveats, and how it was made.")
