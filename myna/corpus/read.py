@@ -118,15 +118,24 @@ class Reader:
         self.found, self.entry, self.options = found, entry, options
         self.file = RawFile(found.path)
         self.read = 0
+        self.broken: BrokenFileError | None = None
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the decompressed bytes, counted."""
-        for chunk in read_chunks(self.file):
-            self.read += len(chunk)
-            yield chunk
+        """Yield the decompressed bytes, counted; where they break off the stream ends, so that what was read is still used."""
+        try:
+            for chunk in read_chunks(self.file):
+                self.read += len(chunk)
+                yield chunk
+        except BrokenFileError as error:
+            self.broken = error
 
     def items(self) -> Iterator[Piece | Drop | End]:
-        """Decide what the file is and yield its documents."""
+        """Yield the file's documents."""
+        yield from self._items()
+        if self.broken:
+            raise self.broken
+
+    def _items(self) -> Iterator[Piece | Drop | End]:
         entry = self.entry
         entry.compression = compression(self.file.peek(0, 6))
         if not entry.compression and self.file.peek(0, 4) == b"PAR1":
@@ -139,7 +148,7 @@ class Reader:
             if len(head) >= _HEAD:
                 break
         if not head:
-            raise BrokenFileError("empty")
+            raise self.broken or BrokenFileError("empty")
         entry.format = _format(self.found.path, head[:_HEAD])
         forced = self.options.encoding.lower().startswith("utf-16")
         if entry.format != "mediawiki" and not forced and (reason := is_binary(head[:_HEAD])):
@@ -153,7 +162,8 @@ class Reader:
                 yield from self._html(everything)
             case "text":
                 yield from self._decoded(everything)
-                yield END
+                if not (self.broken and self.broken.bomb):
+                    yield END
             case "parquet":
                 raise BrokenFileError("a compressed parquet file" if entry.compression else "damaged parquet (no parquet header)")
             case "jsonl" | "csv" | "tsv":
