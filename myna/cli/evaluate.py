@@ -43,10 +43,15 @@ def run(args: argparse.Namespace) -> int:
     if baseline is None:
         say(f"no baseline: {beside} does not exist" + (" (the model is itself an n-gram)" if isinstance(model, Ngram) else ""))
     with tempfile.TemporaryDirectory() as temporary:
-        clean(inputs, Path(temporary) / "corpus", CleanOptions())
-        corpus = Corpus.open(Path(temporary) / "corpus")
+        cleaned = clean(inputs, Path(temporary), CleanOptions())
+        corpus = Corpus(Path(temporary))
         text = corpus_text(corpus)
-        say(f"evaluating on {len(corpus.documents)} documents, {human(text.bytes)}B of cleaned text")
+        dropped = ", ".join(f"{human(size)}B {reason}" for reason, size in cleaned["totals"]["dropped"].items())
+        kept = f"{len(corpus.documents)} documents, {human(text.bytes)}B of cleaned text"
+        say(f"evaluating on {kept}" + (f"; dropped {dropped}" if dropped else ""))
+        for entry in cleaned["files"]:
+            if entry["status"] != "ok":
+                say(f"{entry['path']} is {entry['status']}: {entry['reason']}")
         report = report_language(model, tokenizer, text, baseline, baseline.name if baseline else "",
                                  Tokenizer.open(beside) if baseline else None, options)
     if args.json:

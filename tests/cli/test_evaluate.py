@@ -61,6 +61,15 @@ def test_a_model_without_a_baseline_says_so(model: Path, unseen: Path, capsys: p
     assert "no baseline" in said.err and "baseline" not in json.loads(said.out)
 
 
+def test_what_was_left_out_of_the_text_is_said(model: Path, unseen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy, binary = tmp_path / "copy.txt", tmp_path / "picture.txt"
+    copy.write_bytes(unseen.read_bytes())
+    binary.write_bytes(bytes(range(256)) * 40)
+    assert main(["evaluate", str(model), str(unseen), str(copy), str(binary), "--json"]) == 0
+    said = capsys.readouterr().err
+    assert "evaluating on 1 documents" in said and "dropped" in said and "picture.txt is rejected" in said
+
+
 def test_wrong_use_is_one_line(model: Path, unseen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("", encoding="utf-8")
