@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         corpus = Corpus(Path(temporary))
         text = corpus_text(corpus)
         dropped = ", ".join(f"{human(size)}B {reason}" for reason, size in cleaned["totals"]["dropped"].items())
-        kept = f"{len(corpus.documents)} documents, {human(text.bytes)}B of cleaned text"
+        count = len(corpus.documents)
+        kept = f"{count} document{'' if count == 1 else 's'}, {human(text.bytes)}B of cleaned text"
         say(f"evaluating on {kept}" + (f"; dropped {dropped}" if dropped else ""))
         for entry in cleaned["files"]:
             if entry["status"] != "ok":

@@ -67,7 +67,7 @@ def test_what_was_left_out_of_the_text_is_said(model: Path, unseen: Path, tmp_pa
     binary.write_bytes(bytes(range(256)) * 40)
     assert main(["evaluate", str(model), str(unseen), str(copy), str(binary), "--json"]) == 0
     said = capsys.readouterr().err
-    assert "evaluating on 1 documents" in said and "dropped" in said and "picture.txt is rejected" in said
+    assert "evaluating on 1 document," in said and "dropped" in said and "picture.txt is rejected" in said
 
 
 def test_wrong_use_is_one_line(model: Path, unseen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
