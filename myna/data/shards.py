@@ -139,6 +139,7 @@ def _write_part(corpus: Corpus, tokenizer: Tokenizer, out: Path, name: str, kind
     separator = tokenizer.separator_id
     written = documents = size = 0
     first_token = first_byte = 0  # of the document that is being written
+    first_source = (0, 0)
     total = corpus.part_bytes(name)
     with ((out / f"{name}.bin").open("wb") as ids_file, _Rows(out / f"{name}.documents.npy", DOCUMENT) as document_rows,
           _Rows(out / f"{name}.blocks.npy", BLOCK_ROW) as block_rows, console.track(f"tokenizing {name}", total, "B") as advance):
@@ -153,11 +154,14 @@ def _write_part(corpus: Corpus, tokenizer: Tokenizer, out: Path, name: str, kind
                 # the first token of a document and each 256th after it
                 for k in range(low + -(written - first_token) % BLOCK, high, BLOCK):
                     byte = piece.start + (int(ends[k - 1]) - base if k else 0)
-                    block_rows.append((written + k - low, piece.document, *corpus.source(byte)))
+                    where = corpus.source(byte)
+                    block_rows.append((written + k - low, piece.document, *where))
+                    if k == low and piece.first:
+                        first_source = where
                 written += high - low
                 if piece.last:
                     length = piece.start + piece.bytes - first_byte
-                    document_rows.append((first_token, written, length, piece.document, *corpus.source(first_byte)))
+                    document_rows.append((first_token, written, length, piece.document, *first_source))
                     closed.append(high)
                     written, documents, size = written + 1, documents + 1, size + length
             ids_file.write(np.insert(ids, closed, separator).astype(kind).tobytes())

@@ -72,3 +72,8 @@ def unspaced_bytes(text: str) -> int:
     if text.isascii():
         return 0
     return int(np.isin(byte_scripts(text), UNSPACED).sum())
+
+
+def unspaced_points() -> npt.NDArray[np.bool_]:
+    """Tell of every code point whether its script is written without spaces between words."""
+    return np.isin(_table(), UNSPACED)

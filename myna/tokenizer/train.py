@@ -12,21 +12,22 @@ Source: as in `myna/tokenizer/tokenizer.py`; Heaps' law for the size of the voca
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as RustTokenizer
 
-from myna.console import say, track
-from myna.corpus.store import Corpus
+from myna.console import human, say, track
 from myna.errors import UserError
 from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2
-from myna.tokenizer.scripts import code_points, unspaced_bytes
+from myna.tokenizer.scripts import code_points, unspaced_bytes, unspaced_points
 from myna.tokenizer.tokenizer import Tokenizer, byte_alphabet, make_special_tokens
 
 _MULTIPLE = 64  # matrix kernels like a vocabulary in multiples of 64 (Karpathy, nanoGPT README: 50257 to 50304 was 25 % faster)
@@ -41,6 +42,22 @@ _LONGEST = 64  # bytes in a learned token, so that a rule of dashes does not fil
 _ENOUGH = 16  # a character outside ASCII seen this often in the corpus earns a place in the vocabulary that is chosen
 
 
+class Corpus(Protocol):
+    """What training needs of a corpus; `myna.corpus.store.Corpus` is one. Positions are bytes of the cleaned text."""
+
+    def part(self, name: str) -> npt.NDArray[Any]:
+        """Give the ranges (start, end) of 'train'."""
+
+    def part_bytes(self, name: str) -> int:
+        """Count the bytes of 'train'."""
+
+    def text(self, start: int, end: int) -> str:
+        """Give a range's text."""
+
+    def pieces(self, start: int, end: int, size: int) -> Iterator[str]:
+        """Give a range's text in pieces of at most `size` bytes."""
+
+
 def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
     """Make a tokenizer from the corpus's training part.
 
@@ -53,16 +70,18 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
         raise UserError(f"vocab_size is {options.vocab_size}", f"at least {_SMALLEST}: 256 bytes and {_SMALLEST - 256} special tokens")
     if options.kind == "characters":
         counts = _count_characters(_whole(corpus, total))
-        size = options.vocab_size or _LARGEST_CHOSEN
-        model = _characters(counts, size - _SMALLEST)
+        model = _characters(counts, (options.vocab_size or _LARGEST_CHOSEN) - _SMALLEST)
     else:
         sample = draw_sample(corpus, options)
+        drawn = int((sample["end"] - sample["start"]).sum())
+        counts = _count_characters(_texts(corpus, sample))
         size = options.vocab_size
         if size is None:
-            counts = _count_characters(_texts(corpus, sample))
-            share = int((sample["end"] - sample["start"]).sum()) / total
-            size = choose_vocab_size(total, int((counts[128:] >= _ENOUGH * share).sum()))
-        model = _learn(_texts(corpus, sample), math.ceil(size / _MULTIPLE) * _MULTIPLE - (_SMALLEST - 256))
+            size = choose_vocab_size(total, int((counts[128:] >= _ENOUGH * drawn / total).sum()))
+        size = math.ceil(size / _MULTIPLE) * _MULTIPLE
+        say(f"learning a vocabulary of {size} tokens from {human(drawn)}B of {human(total)}B of training text")
+        with _one_thread() if 2 * counts[unspaced_points()].sum() > counts.sum() else contextlib.nullcontext():
+            model = _learn(_texts(corpus, sample), size - (_SMALLEST - 256))
     made = _finish(model)
     if options.vocab_size is not None and made.vocab_size < options.vocab_size:
         say(f"the training text gives only {made.vocab_size} tokens of the {options.vocab_size} asked for")
@@ -148,6 +167,25 @@ def _count_characters(texts: Iterable[str]) -> npt.NDArray[np.int64]:
             counts += np.bincount(code_points("".join(waiting)), minlength=len(counts))
             waiting, size = [], 0
     return counts + np.bincount(code_points("".join(waiting)), minlength=len(counts))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep the library to one thread: on 3 MB of Chinese its parallel merging took 9 s where one thread took 5.
+
+    The first merges, of bytes into characters, touch every word, and its threads wait for each other. On English the
+    cutting into words is what costs, and threads help.
+    """
+    name = "TOKENIZERS_PARALLELISM"  # the library reads it at every call
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _learn(texts: Iterable[str], size: int) -> RustTokenizer:

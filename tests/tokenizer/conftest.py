@@ -13,7 +13,10 @@ from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import train_tokenizer
 from tests.tokenizer.corpora import write_corpus
 
-CHINESE = "从前有一只鸟，它学会了说话。\n春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。\n床前明月光，疑是地上霜。举头望明月，低头思故乡。\n" * 200
+CHINESE = (
+    "从前有一只鸟，它学会了说话。\n春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。\n"
+    "床前明月光，疑是地上霜。举头望明月，低头思故乡。\n"
+) * 200
 
 
 @pytest.fixture(scope="session")

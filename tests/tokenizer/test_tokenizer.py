@@ -58,7 +58,7 @@ def test_special_tokens_sit_at_the_end_and_never_come_from_text(tokenizer: Token
     assert min(tokenizer.special_ids) == tokenizer.vocab_size - len(tokenizer.special_ids)
     assert tokenizer.separator_id != tokenizer.pad_id
     assert tokenizer.tokens([tokenizer.separator_id]) == ["<|endoftext|>"]
-    assert tokenizer.decode(tokenizer.encode("a<|endoftext|>b") + [tokenizer.separator_id]) == "a<|endoftext|>b"
+    assert tokenizer.decode([*tokenizer.encode("a<|endoftext|>b"), tokenizer.separator_id]) == "a<|endoftext|>b"
     assert tokenizer.decode_bytes(sorted(tokenizer.special_ids)) == b""
 
 
@@ -110,7 +110,8 @@ def test_settings_of_others_are_kept(bpe: Tokenizer, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat"] == 1
 
 
-@pytest.mark.parametrize("text", ["abcdefghij" * 2_000_000, " " * 12_000_000, "春眠不觉晓处处闻啼鸟" * 300_000], ids=["word", "spaces", "chinese"])
+@pytest.mark.parametrize("text", ["abcdefghij" * 2_000_000, " " * 12_000_000, "春眠不觉晓处处闻啼鸟" * 300_000],
+                         ids=["word", "spaces", "chinese"])
 def test_a_huge_word_is_encoded_in_bounded_pieces(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(bpe, "encode_batch", lambda pieces: [sizes.append(len(piece)) or [7] for piece in pieces])
@@ -217,3 +218,30 @@ def test_a_tokenizer_without_separator_says_so(bpe: Tokenizer, tmp_path: Path) -
     opened = Tokenizer.open(tmp_path)
     with pytest.raises(UserError, match="no token between documents"):
         _ = opened.separator_id
+
+
+def test_any_damage_is_a_user_error(characters: Tokenizer) -> None:
+    """Hostile values anywhere in the file: it is refused in one line, or it works and still loses nothing."""
+    rng = random.Random(5)
+    hostile = [None, True, -1, 10**12, 2**32, "", "x", "\ud800", [], [[]], {}, {"type": "ByteLevel"}, ["a", "b", "c"], float("inf")]
+    for _ in range(150):
+        described = json.loads(characters._text)
+        place = described
+        key = rng.choice(list(place))
+        while isinstance(place[key], dict | list) and place[key] and rng.random() < 0.8:
+            place = place[key]
+            key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+        place[key] = rng.choice(hostile)
+        try:
+            opened = Tokenizer(json.dumps(described), {"eos_token": rng.choice(hostile), "pad_token": rng.choice(hostile)})
+        except UserError:
+            continue
+        assert opened.decode(opened.encode("Hello 你好\n<|pad|>")) == "Hello 你好\n<|pad|>"
+        assert len(opened.token_names()) == opened.vocab_size
+        assert opened.pad_id is None or opened.pad_id < opened.vocab_size
+
+
+def test_a_panic_of_the_library_is_a_user_error(bpe: Tokenizer, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="failed on this text"):
+        bpe.encode_batch([" " * 11_000_000 + "a"])  # longer than the pattern's limit; `encode` cuts it
+    assert "panicked" in capfd.readouterr().err

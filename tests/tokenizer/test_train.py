@@ -161,7 +161,8 @@ def test_memory_is_bounded_on_chinese_without_spaces(tmp_path: Path) -> None:
     ranks = np.minimum(rng.zipf(1.3, size=10_000_000), 6000).astype(np.uint32)
     text = (ranks + 0x4E00 - 1).astype("<u4").tobytes().decode("utf-32-le")  # 30 MB, not one space or mark
     write_corpus(tmp_path / "c", [text], [text[:1000]], [text[:1000]])
-    done = subprocess.run([sys.executable, "-c", _PEAK, str(tmp_path / "c"), str(tmp_path / "out")], capture_output=True, text=True, check=True)
+    program = [sys.executable, "-c", _PEAK, str(tmp_path / "c"), str(tmp_path / "out")]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1024
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["scripts"]["Han"]["bytes"] == 30_000_000 + 6000
