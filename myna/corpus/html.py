@@ -23,9 +23,10 @@ MAX_HTML = 8 << 20  # bytes of one page; the largest real articles have about 2 
 _LINK_DENSITY = 1 / 3
 _MAX_BLOCK = 65536  # characters of one block that are held before it is decided
 _BLOCKS = frozenset((
-    "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog", "div", "dl",
-    "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "legend",
-    "li", "main", "menu", "nav", "ol", "option", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul"))
+    "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog", "div", "dl", "dt",
+    "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html",
+    "legend", "li", "main", "menu", "nav", "ol", "option", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot",
+    "th", "thead", "tr", "ul"))
 _LINES = frozenset(("li", "td", "th", "tr", "dt", "dd", "br", "option"))  # blocks that end a line, not a paragraph
 _SKIPPED = frozenset(("nav", "header", "footer", "aside", "form", "button", "select", "svg", "template", "dialog", "menu", "noscript",
                       "iframe", "object"))

@@ -25,6 +25,7 @@ Item = Piece | Drop | End
 TEXT_KEYS = ("text", "content", "body", "article", "document", "passage", "story", "markdown", "abstract", "sentence", "completion")
 MAX_ROW = 16 << 20  # characters of one row; a longer one would take several times that in memory
 _LOOK_ROWS = 100  # rows looked at to find the text column
+_WHITE = frozenset((" ", "\t", "\r", "\n"))
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ESCAPES = re.compile(r"(?P<short>(?:\\[^u])+)|(?P<pair>(?:\\u[dD][89aAbB]..\\u[dD][c-fC-F]..)+)|(?P<lone>\\u[dD][89a-fA-F]..)"
                       r"|(?P<unit>(?:\\u(?![dD][89a-fA-F])....)+)", re.DOTALL)
@@ -134,6 +135,8 @@ def _string_fields(row: str) -> dict[str, tuple[int, int, str]]:
 
 
 def _skip(row: str, at: int) -> int:
+    if row[at:at + 1] not in _WHITE:
+        return at
     match = _SPACE.match(row, at)
     assert match is not None
     return match.end()
@@ -148,7 +151,9 @@ def _unescape(line: Piece, start: int, end: int, value: str) -> Piece:
     segments: list[Segment] = []
     lone: list[int] = []
     done = made = 0
-    for match in _ESCAPES.finditer(raw):
+    while (at := raw.find("\\", done)) >= 0:  # ten times faster than a search for the alternatives
+        match = _ESCAPES.match(raw, at)
+        assert match is not None
         if match.start() > done:
             segments.append(Segment(made, offset, VERBATIM))
             offset += width(raw[done:match.start()], line.codec)
