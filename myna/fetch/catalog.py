@@ -47,7 +47,8 @@ def _poems(name: str, what: str, members: str) -> Source:
     return Source(
         name, "text", what, "Chinese (traditional)", "MIT; text public domain",
         "Gathered from the web by volunteers: misprints occur, and a character that was lost stands as □.",
-        "title, author and lines of a poem, then a blank line; a file per thousand poems, as in the package", texts.read_poems,
+        "title, author and lines of a poem, then a blank line; editors' notes in brackets removed; a file per thousand poems",
+        texts.read_poems,
         "npm", "chinese-poetry", "2.0.1", "chinese-poetry-2.0.1.tgz", "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86",
         85_464_664, members, "package/LICENSE")
 
@@ -71,8 +72,8 @@ _SOURCES = (
            "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
            "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/ctcpc/sents.json",
            "pycantonese/data/ctcpc/LICENSE.txt", "manylinux2014_x86_64"),
-    _poems("poetry-zh", "57,607 Tang poems, 13 MB", "package/dist/quantangshi/poet.tang.*.json"),
-    _poems("poetry-zh-song", "254,248 Song poems, 53 MB", "package/dist/quantangshi/poet.song.*.json"),
+    _poems("poetry-zh", "57,600 Tang poems, 12 MB", "package/dist/quantangshi/poet.tang.*.json"),
+    _poems("poetry-zh-song", "254,200 Song poems, 57 MB", "package/dist/quantangshi/poet.song.*.json"),
     Source("kjv", "text", "the King James Bible, 4.2 MB", "English", "MIT; text public domain",
            "In the United Kingdom printing it needs a permission of the Crown.",
            "a file per book, from a string in the package's source; verse numbers and the brackets around supplied words removed",

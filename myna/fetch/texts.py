@@ -72,13 +72,13 @@ def read_sentences(members: Members) -> Texts:
 
 
 def read_poems(members: Members) -> Texts:
-    """Write title, author and lines of every poem, with a blank line after it; a file for a file."""
+    """Write title, author and lines of every poem, with a blank line after it and without its editors' notes; a file for a file."""
     for path, data in members:
         lines: list[str] = []
         for poem in json.loads(data):
-            body = [line.strip() for line in poem["paragraphs"] if line.strip()]
+            body = [line for line in map(_strip_notes, poem["paragraphs"]) if line]
             if body:
-                lines += [poem["title"].strip(), poem["author"].strip(), *body, ""]
+                lines += [_strip_notes(poem["title"]), _strip_notes(poem["author"]), *body, ""]
         kind, number = PurePosixPath(path).name.split(".")[1:3]
         yield f"{kind}-{int(number):06d}.txt", _join(lines)
 
@@ -120,6 +120,14 @@ def _unsegment(sentence: str) -> str:
     """Remove spaces beside a Chinese character or full-width mark; those between Latin words stay."""
     text = re.sub(r"(?<=[　-鿿＀-￯]) +| +(?=[　-鿿＀-￯])", "", sentence)
     return "".join(character for character in text if character.isprintable()).strip()
+
+
+def _strip_notes(line: str) -> str:
+    """Remove notes in brackets, which may stand inside each other; a character that only a private font shows becomes □."""
+    before = ""
+    while before != line:
+        before, line = line, re.sub(r"[（(][^（）()]*[）)]|〖[^〖〗]*〗", "", line)
+    return re.sub("[\ue000-\uf8ff]", "□", line).strip()
 
 
 def _slug(title: str) -> str:
