@@ -127,5 +127,5 @@ def _npm(source: Source, folder: Path) -> list[str]:
 def _last_line(text: str) -> str:
     """Return what a client said last, without its colours and its notices about itself."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
-    told = [line for line in lines if line and not line.startswith(("WARNING:", "[notice]", "npm notice"))]
+    told = [line for line in lines if line and not line.startswith(("WARNING:", "[notice]", "npm notice", "npm error A complete log"))]
     return told[-1].removeprefix("ERROR: ")[:200] if told else ""
