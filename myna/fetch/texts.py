@@ -76,7 +76,7 @@ def read_poems(members: Members) -> Texts:
     for path, data in members:
         lines: list[str] = []
         for poem in json.loads(data):
-            body = [line for line in map(_strip_notes, poem["paragraphs"]) if line]
+            body = [line.strip() for line in _strip_notes("\n".join(poem["paragraphs"])).splitlines() if line.strip()]  # notes span lines
             if body:
                 lines += [_strip_notes(poem["title"]), _strip_notes(poem["author"]), *body, ""]
         kind, number = PurePosixPath(path).name.split(".")[1:3]
