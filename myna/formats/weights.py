@@ -11,6 +11,7 @@ Format: the README of the safetensors library, "Format".
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class StoredTensor:
     dtype: str  # safetensors' word: F32, F16, BF16
     shape: tuple[int, ...]
     offset: int  # bytes from the beginning of the file
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
     def read(self) -> npt.NDArray[np.float32]:
         """Read the tensor as float32, which holds every value of the three types exactly."""

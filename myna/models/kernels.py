@@ -1,0 +1,121 @@
+"""The few operations that a small Transformer spends its time in on a CPU, with their gradients written by hand.
+
+PyTorch's CPU build has no fused RMSNorm, rotation or linear-cross-entropy: autograd takes five to eight passes over memory
+for each. These take two or three. Timings are in docs/log.md; tests hold each against plain autograd.
+
+    normalize(torch.randn(2, 8), 1e-6)     # rows of root mean square 1
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_EXPLICIT_LENGTH = 512  # up to here explicit bfloat16 attention beat the fused one 2 to 5 times (docs/log.md, 2026-11-22)
+_LOGITS_AT_ONCE = 1 << 21  # float32 logits held at a time in the loss: 8 MB, about the size of a cache
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+        y: Tensor = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        y, scale = ctx.saved_tensors
+        projection = (grad * y).mean(-1, keepdim=True)
+        grad_x: Tensor = torch.addcmul(grad, y, projection, value=-1).mul_(scale)
+        return grad_x, None
+
+
+def normalize(x: Tensor, eps: float) -> Tensor:
+    """Divide by the root mean square of the last dimension (Zhang & Sennrich 2019), without a gain."""
+    out: Tensor = _Normalize.apply(x, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _swap_halves(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((x[..., half:], x[..., :half]), dim=-1)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(x if cos.requires_grad else None, cos, sin)
+        return torch.addcmul(x * cos, _swap_halves(x), sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x, cos, sin = ctx.saved_tensors
+        grad_x = (grad * cos).add_(_swap_halves(grad * sin))
+        if x is None:
+            return grad_x, None, None
+        return grad_x, (grad * x).sum_to_size(cos.shape), (grad * _swap_halves(x)).sum_to_size(sin.shape)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle (Su et al. 2021); `sin` is negative in its first half.
+
+    x (B, T, heads, D); cos and sin broadcast to it, and may carry a gain per dimension.
+    """
+    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Mix values by scaled dot-product attention: q (B, H, T, D), k and v (B, H, S, D) to (B, H, T, D).
+
+    `mask` (B, 1, T, S) is True where a query may look; None means causal with T = S.
+    """
+    B, H, T, D = q.shape
+    if mask is not None or q.dtype != torch.bfloat16 or T > _EXPLICIT_LENGTH:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    hidden_future = torch.full((T, T), -math.inf, dtype=q.dtype).triu_(1)
+    q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
+    weights = torch.baddbmm(hidden_future, q, k.transpose(1, 2), alpha=1 / math.sqrt(D)).softmax(-1)
+    return torch.bmm(weights, v).view(B, H, T, D)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        cast = weight.to(hidden.dtype)
+        total = torch.zeros((), dtype=torch.float64)
+        grad_hidden, grad_weight = (torch.empty_like(hidden), torch.zeros_like(weight)) if wanted else (None, None)
+        rows = max(64, _LOGITS_AT_ONCE // len(weight))
+        for at in range(0, len(hidden), rows):
+            h, t = hidden[at : at + rows], targets[at : at + rows, None]
+            log_probs = F.linear(h, cast).float().log_softmax(-1)
+            total -= log_probs.gather(1, t).sum()
+            if grad_hidden is not None and grad_weight is not None:
+                error = log_probs.exp_()  # d loss / d logits = softmax - one-hot
+                error.scatter_add_(1, t, torch.full(t.shape, -1.0))
+                error = error.to(hidden.dtype)
+                torch.mm(error, cast, out=grad_hidden[at : at + rows])
+                grad_weight += error.T @ h
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of -log softmax(hidden @ weight.T)[targets] in nats, never holding all logits at once.
+
+    hidden (N, C), weight (V, C), targets (N,). The gradients are made in the forward pass while the logits are in the cache.
+    """
+    out: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    return out

@@ -1,0 +1,72 @@
+"""A recipe: every option of the main road in one value, from defaults, a TOML file and flags. Nothing heavy is imported here.
+
+    Recipe(build=BuildOptions(minutes=3))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from myna.config import make, options_of
+from myna.corpus.options import CleanOptions, SplitOptions
+from myna.evaluate.options import EvaluateOptions
+from myna.models.options import NgramOptions
+from myna.tokenizer.options import TokenizerOptions
+from myna.train.options import PlanOptions, TrainOptions
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user decides of a build."""
+
+    minutes: float = 10.0
+    "Time for everything, from reading the text to writing the report."
+    steps: int | None = None
+    "Train exactly this many steps instead of by time; the model's shape then depends on corpus, steps and options alone."
+    seed: int = 0
+    "Seed of the weights, the order of the text and the samples."
+    threads: int | None = None
+    "Processor threads to train with; none takes all this process may use."
+    family: Literal["decoder", "ngram"] = "decoder"
+    "decoder (a Transformer) or ngram (counting only; takes seconds)."
+
+
+SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
+                             "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of every stage, in the order of the road."""
+
+    build: BuildOptions = dataclasses.field(default_factory=BuildOptions)
+    clean: CleanOptions = dataclasses.field(default_factory=CleanOptions)
+    split: SplitOptions = dataclasses.field(default_factory=SplitOptions)
+    tokenizer: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
+    ngram: NgramOptions = dataclasses.field(default_factory=NgramOptions)
+    plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    evaluate: EvaluateOptions = dataclasses.field(default_factory=EvaluateOptions)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return {section: {option: value}}, as plan.json keeps it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, dict[str, Any]], where: str) -> Recipe:
+        """Read back what `to_json` gave. Raises UserError on an unknown key or a wrong value."""
+        kinds: dict[str, Any] = {"build": BuildOptions, **SECTIONS}
+        return cls(**{name: make(kinds[name], fields, where=f"{where} [{name}]") for name, fields in value.items() if name in kinds})
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """List what differs between two recipes, as 'train.decay was 0.6, now 0.5'."""
+    found = []
+    for section in (field.name for field in dataclasses.fields(Recipe)):
+        before, after = getattr(old, section), getattr(new, section)
+        names = [option.name for option in options_of(type(before))]
+        found += [f"{section}.{name} was {getattr(before, name)}, now {getattr(after, name)}"
+                  for name in names if getattr(before, name) != getattr(after, name)]
+    return found

@@ -1,0 +1,279 @@
+"""The one training loop. It knows `Trainable`, a source of batches and two functions it is handed: validate and sample.
+
+A step's gradient is the sum over its micro-batches divided once by what they counted, so how a batch is cut up changes
+nothing. Everything the next step depends on (weights, optimizer state, carry, step, schedule) is in the checkpoint, and
+batches are a pure function of the step, so a resumed run equals an uninterrupted one to the last bit.
+
+    train(model, lambda step: batch(step), Run(steps=100, micro_rows=8), TrainOptions(), Path("run"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from myna.console import say, track
+from myna.errors import UserError
+from myna.files import fsync
+from myna.train.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from myna.train.optimizer import make_optimizers, step_optimizers
+from myna.train.options import TrainOptions
+from myna.train.schedule import decay_start, rate_factor
+
+_BAD_STEPS = 5  # steps in a row with a gradient that is not finite before the run is given up
+_DRIFT_WINDOW = 20  # steps over which the rate is measured when the time left is watched
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the plan fixed before step 1."""
+
+    steps: int
+    micro_rows: int
+    seconds: float | None = None
+    "Time for training; if the machine gets slower than planned, the decay starts early. None: steps decide alone."
+
+
+@dataclass
+class Position:
+    """Where a run is; saved with every checkpoint."""
+
+    step: int = 0
+    steps: int = 0
+    decay_start: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    bad_steps: int = 0
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has saved; its text says how to go on."""
+
+
+@dataclass
+class Hooks:
+    """What the loop calls out to; each gets the model in its present state."""
+
+    validate: Callable[[], dict[str, float]] = field(default=dict)
+    sample: Callable[[], str] = field(default=str)
+
+
+def train(model: nn.Module, read_batch: Callable[[int], Tensor], run: Run, options: TrainOptions, folder: Path, hooks: Hooks) -> Position:
+    """Train from the newest checkpoint in `folder/checkpoints` (or from step 0) to the end; returns the final position.
+
+    read_batch(step) gives the rows of a step, (B, ...). Writes `folder/log.jsonl`. Raises Interrupted on Ctrl-C or SIGTERM, after saving.
+    """
+    optimizers = make_optimizers(model, options)
+    fresh = Position(steps=run.steps, decay_start=decay_start(run.steps, options))
+    position, carry = _restore(model, optimizers, folder / "checkpoints", fresh)
+    log = Log(folder / "log.jsonl", position.step)
+    watch = _Watch(run, options, position)
+    validations = {round(position.steps * (k + 1) / options.validations) for k in range(options.validations)}
+
+    def save() -> None:
+        save_run(model, optimizers, position, carry, folder / "checkpoints")
+        watch.saved()
+
+    with stop_requested() as stop, track("training", run.steps, " steps") as advance, contextlib.closing(log):
+        advance(position.step)
+        while position.step < position.steps:
+            if watch.must_decay(position):
+                save()  # the one decision that depends on the clock is kept with the run
+                said = f"slower than planned: the decay starts at step {position.decay_start} of {position.steps}"
+                log.write("note", position, text=said)
+            factor = rate_factor(position.step, position.steps, position.decay_start, options)
+            row, carry = _step(model, optimizers, read_batch(position.step), carry, run, options, factor, position)
+            position.step += 1
+            watch.tick(position)
+            log.write("step", position, **row)
+            advance(1)
+            if position.step in validations or position.step == position.steps:
+                if options.validations:
+                    _look(log, position, hooks)
+                watch.tick(position)
+            if stop.is_set():
+                save()
+                raise Interrupted(f"stopped and saved at step {position.step} of {position.steps}; go on with --resume")
+            if watch.should_save() or position.step == position.steps:
+                save()
+    return position
+
+
+def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Tensor, carry: Any, run: Run, options: TrainOptions,
+          factor: float, position: Position) -> tuple[dict[str, Any], Any]:
+    """Take one optimizer step; returns its log row and the new carry."""
+    totals: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for micro in torch.split(batch, run.micro_rows):
+        losses, carry = model.loss(micro, carry)  # type: ignore[operator]
+        for name, (total, count, _) in losses.items():
+            totals[name] = totals.get(name, 0.0) + float(total)
+            counts[name] = counts.get(name, 0) + count
+        # all losses of one step must share a count for one division to be right; the present models have a single loss
+        sum((total * weight for total, _, weight in losses.values()), torch.zeros(())).backward()
+    (name,) = counts
+    parameters = [p for group in optimizers for g in group.param_groups for p in g["params"] if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients)) / counts[name]
+    loss = totals[name] / counts[name]
+    position.tokens += counts[name]
+    row = {"loss": loss, "gradient_norm": norm, "learning_rate": factor * optimizers[0].param_groups[0]["peak"]}
+    if not (math.isfinite(norm) and math.isfinite(loss)):
+        position.bad_steps += 1
+        for parameter in parameters:
+            parameter.grad = None
+        if position.bad_steps >= _BAD_STEPS:
+            raise UserError(f"the gradient was not finite {_BAD_STEPS} steps in a row (step {position.step})", "a finite gradient",
+                            "lower --train.learning-rate; the last checkpoint is sound")
+        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()} | {"skipped": True}, carry
+    position.bad_steps = 0
+    scale = min(1.0, options.gradient_clip / max(norm, 1e-12)) / counts[name]
+    torch._foreach_mul_(gradients, scale)
+    step_optimizers(optimizers, factor)
+    return row, carry
+
+
+def _look(log: Log, position: Position, hooks: Hooks) -> None:
+    """Measure the validation text and take a sample."""
+    measured = hooks.validate()
+    if measured:
+        log.write("valid", position, **measured)
+        values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in measured.items())
+        say(f"step {position.step}/{position.steps}: validation {values}")
+    if text := hooks.sample():
+        log.write("sample", position, text=text)
+        say("  " + " ".join(text.split())[:76])
+
+
+class _Watch:
+    """The clock: time spent, when to save, and whether the planned steps still fit."""
+
+    def __init__(self, run: Run, options: TrainOptions, position: Position) -> None:
+        self.run, self.options = run, options
+        self.spent_before = position.seconds
+        self.began = self.last_save = time.monotonic()
+        self.recent: list[float] = []
+
+    def tick(self, position: Position) -> None:
+        position.seconds = self.spent_before + time.monotonic() - self.began
+        self.recent = [*self.recent[-_DRIFT_WINDOW:], position.seconds]
+
+    def should_save(self) -> bool:
+        return time.monotonic() - self.last_save >= self.options.checkpoint_seconds
+
+    def saved(self) -> None:
+        self.last_save = time.monotonic()
+
+    def must_decay(self, position: Position) -> bool:
+        """Start the decay now, with the steps there is still time for, when waiting would run over the time."""
+        if self.run.seconds is None or position.step >= position.decay_start or len(self.recent) < _DRIFT_WINDOW:
+            return False
+        per_step = (self.recent[-1] - self.recent[0]) / (len(self.recent) - 1)
+        possible = int((self.run.seconds - position.seconds) / per_step)
+        if possible >= position.steps - position.decay_start:
+            return False
+        position.decay_start = position.step
+        position.steps = position.step + max(1, possible)
+        say(f"slower than planned ({per_step:.2f} s a step): the learning rate falls from here, {position.steps} steps in all")
+        return True
+
+
+class Log:
+    """`log.jsonl`: one row per event, cut back to the checkpoint when a run is resumed."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in read_log(path) if row["step"] <= step] if step else []
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        fsync(path)
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, event: str, position: Position, **values: Any) -> None:
+        """Append a row; floats are exact."""
+        row = {"event": event, "step": position.step, **values, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+        self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a training log; a last row cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def save_run(model: nn.Module, optimizers: list[torch.optim.Optimizer], position: Position, carry: Any, folder: Path) -> None:
+    """Write a checkpoint of everything the next step depends on."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    packed = []
+    for number, optimizer in enumerate(optimizers):
+        named, state = pack_optimizer(optimizer)
+        tensors |= {f"optimizer{number}.{name}": tensor for name, tensor in named.items()}
+        packed.append(state)
+    if carry is not None:
+        tensors |= {f"carry.{number}": tensor for number, tensor in enumerate(carry)}
+    tensors["random"] = torch.get_rng_state()
+    save_checkpoint(folder, position.step, tensors, {"position": vars(position), "optimizers": packed, "carry": carry is not None})
+
+
+def _restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path, fresh: Position) -> tuple[Position, Any]:
+    found = load_checkpoint(folder)
+    if found is None:
+        return fresh, None
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in found.tensors.items():
+        prefix, _, rest = name.partition(".")
+        parts.setdefault(prefix, {})[rest] = tensor
+    try:
+        model.load_state_dict(parts["model"])
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint {found.path} does not fit the model ({error})", "a checkpoint of this run",
+                        "resume with the options it began with, or choose another --out") from None
+    for number, (optimizer, state) in enumerate(zip(optimizers, found.state["optimizers"], strict=True)):
+        unpack_optimizer(optimizer, parts.get(f"optimizer{number}", {}), state)
+    torch.set_rng_state(found.tensors["random"].clone())
+    carry = tuple(parts["carry"][str(i)].clone() for i in range(len(parts["carry"]))) if found.state["carry"] else None
+    say(f"resumed at step {found.step}")
+    return Position(**found.state["position"]), carry
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event that the loop sees between steps; the second stops at once."""
+    event = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        say("stopping after this step, then saving (once more to stop at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

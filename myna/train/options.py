@@ -1,0 +1,67 @@
+"""Options of planning and training. Imported by the command line, so nothing heavy here.
+
+    TrainOptions(optimizer="adamw", learning_rate=0.003)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to train; every none is chosen by the plan for the text and the time there is."""
+
+    hidden_size: int | None = None
+    "Width of the model, a multiple of head_dim."
+    num_hidden_layers: int | None = None
+    "Depth of the model."
+    intermediate_size: int | None = None
+    "Width of the MLP; none is 8/3 of hidden_size."
+    head_dim: int | None = None
+    "Width of an attention head: 32, 64 or 128; none is 64."
+    num_key_value_heads: int | None = None
+    "Heads that keep keys and values; none is half of the attention heads, or one."
+    context: int | None = None
+    "Tokens the model sees at once."
+    batch_tokens: int | None = None
+    "Tokens per optimizer step."
+    micro_tokens: int = 8192
+    "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
+    max_epochs: float = 12.0
+    "Passes over the training text at most: more only memorises it (docs/log.md); time beyond that is given back."
+    precision: Literal["bfloat16", "float32"] | None = None
+    "Type of the products; weights are always kept in float32. none takes bfloat16 where this machine multiplies it faster."
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train."""
+
+    optimizer: Literal["muon", "adamw", "sgd"] = "muon"
+    "muon trains the matrices inside the layers with Muon and the rest with AdamW; adamw and sgd train all."
+    learning_rate: float | None = None
+    "Peak rate of the layers' matrices; none is 0.02 for muon, 0.003 for adamw, 0.1 for sgd."
+    embedding_learning_rate: float = 0.02
+    "Peak rate of embeddings, head and norms under muon."
+    weight_decay: float = 0.01
+    "Decoupled weight decay of the matrices (AdamW and Muon multiply it by the rate)."
+    momentum: float = 0.95
+    "Momentum of muon and sgd."
+    beta1: float = 0.8
+    "Decay of AdamW's mean gradient."
+    beta2: float = 0.95
+    "Decay of AdamW's mean squared gradient."
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    "Shape of the decay to zero at the end."
+    warmup: float = 0.02
+    "Share of the steps in which the rate rises."
+    decay: float = 0.6
+    "Share of the steps, at the end, in which the rate falls."
+    gradient_clip: float = 1.0
+    "Largest norm of the gradient; larger ones are scaled down to it."
+    validations: int = 10
+    "Points of the validation curve, each with a sample."
+    checkpoint_seconds: float = 60.0
+    "Time between checkpoints."
