@@ -122,6 +122,9 @@ def test_a_given_tokenizer_is_kept(corpus: Corpus, made: tuple[Tokenizer, Path],
     assert tokenizer.fingerprint == made[0].fingerprint
     for name in ("tokenizer.json", "train.bin", "valid.blocks.npy"):
         assert (folder / name).read_bytes() == (made[1] / name).read_bytes()
+    other = train_tokenizer(corpus, TokenizerOptions(vocab_size=320))
+    with pytest.raises(UserError, match="tokenizer was"):
+        prepare_tokens(corpus, tmp_path / "t", TokenizerOptions(), other)
 
 
 def test_every_file_is_in_the_manifest(made: tuple[Tokenizer, Path]) -> None:
