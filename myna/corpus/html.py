@@ -21,6 +21,7 @@ from myna.corpus.piece import Edit, Piece, edit
 
 MAX_HTML = 8 << 20  # bytes of one page; the largest real articles have about 2 MB, and a page is held in memory
 _LINK_DENSITY = 1 / 3
+_MAX_DEPTH = 512  # open boilerplate elements that are told apart, as in browsers
 _MAX_BLOCK = 65536  # characters of one block that are held before it is decided
 _BLOCKS = frozenset((
     "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog", "div", "dl", "dt",
@@ -132,7 +133,7 @@ def _enter(state: _Page, name: str, closing: bool) -> None:
     elif name == "pre":
         state.preformatted = max(0, state.preformatted + (-1 if closing else 1))
     elif name in _SKIPPED:
-        if not closing and not (name in ("header", "footer") and state.articles):  # an article's own header holds its title
+        if not closing and len(state.skipping) < _MAX_DEPTH and not (name in ("header", "footer") and state.articles):  # an article's own header holds its title
             state.skipping.append(name)
         elif closing and name in state.skipping:
             while state.skipping.pop() != name:
