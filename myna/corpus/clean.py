@@ -171,10 +171,12 @@ def _find(inputs: Sequence[Path], valid: Sequence[Path], test: Sequence[Path]) -
     seen: set[Path] = set()
     for role, paths in ((2, test), (1, valid), (0, inputs)):
         for found in walk(paths, role):
-            place = found.path.resolve()
-            again = not found.reason and place in seen
+            again = False
+            if not found.reason:
+                place = found.path.resolve()
+                again = place in seen
+                seen.add(place)
             files.append(Found(found.path, role, "already read under another name or for valid or test") if again else found)
-            seen.add(place)
     return files
 
 

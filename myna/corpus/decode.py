@@ -115,7 +115,7 @@ def _mostly_utf8(sample: bytes) -> bool:
     """
     text = codecs.getincrementaldecoder("utf-8")(BAD_BYTES).decode(sample)  # a sequence cut at the end is not an error
     bad, short, long = (len(pattern.findall(text)) for pattern in _UTF8_KINDS)
-    return short + 3 * long >= max(1, 3 * bad)
+    return short + 3 * long > 4 * bad
 
 
 _UTF8_KINDS = [re.compile(c) for c in ("[\udc00-\udcff]", "[\x80-\u07ff]", "[\u0800-\ud7ff\ue000-\U0010ffff]")]

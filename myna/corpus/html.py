@@ -133,7 +133,8 @@ def _enter(state: _Page, name: str, closing: bool) -> None:
     elif name == "pre":
         state.preformatted = max(0, state.preformatted + (-1 if closing else 1))
     elif name in _SKIPPED:
-        if not closing and len(state.skipping) < _MAX_DEPTH and not (name in ("header", "footer") and state.articles):  # an article's own header holds its title
+        titled = name in ("header", "footer") and state.articles  # an article's own header holds its title
+        if not closing and not titled and len(state.skipping) < _MAX_DEPTH:
             state.skipping.append(name)
         elif closing and name in state.skipping:
             while state.skipping.pop() != name:

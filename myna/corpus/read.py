@@ -191,7 +191,8 @@ class Reader:
             self._note(notes)
 
     def _note(self, notes: Notes) -> None:
-        self.entry.column, self.entry.bad_rows, self.entry.first_bad_line = notes.column, notes.bad_rows, notes.first_bad_line
+        self.entry.column = notes.column.encode("utf-8", "backslashreplace").decode("utf-8")[:80]  # a name may hold anything
+        self.entry.bad_rows, self.entry.first_bad_line = notes.bad_rows, notes.first_bad_line
         if notes.bytes is not None:
             self.read = notes.bytes
 
@@ -221,6 +222,8 @@ class Reader:
             first = False
             yield piece
             self.entry.encoding = decoder.encoding or "ascii"
+        if first and decoder.bom:
+            yield Drop(decoder.bom, "byte-order mark")
 
     def _pieces(self, chunks: Iterable[bytes]) -> Iterator[Piece]:
         """Yield decoded pieces; a byte-order mark goes straight to the account."""

@@ -166,12 +166,12 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a person sees fits 80 columns and names the problem files; a text too small to split is still cleaned."""
-    (tmp_path / "a.txt").write_bytes(b"hello\xff world \xe4\xb8\xad\n")
+    (tmp_path / "a.txt").write_bytes(b"hello\xff world \xe4\xb8\xad\xe6\x96\x87\n")
     assert main(["clean", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert "too small for the split" in captured.err
     assert "invalid utf-8" in captured.out and "partial" in captured.out
-    assert (tmp_path / "out" / "text.utf8").read_text() == "hello world 中\n"
+    assert (tmp_path / "out" / "text.utf8").read_text() == "hello world 中文\n"
 
 
 def test_kill_leaves_no_half_directory(tmp_path: Path) -> None:

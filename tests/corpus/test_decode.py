@@ -12,7 +12,8 @@ TRADITIONAL = "深入學習自然語言處理的方法，首先要從最基本�
 RUSSIAN = "Привет, как дела? Это обычный русский текст для проверки. " * 10
 CASES = [
     (SIMPLIFIED, "utf-8"), (SIMPLIFIED, "gb18030"), ("你好", "gb18030"), ("联通", "gbk"), ("第一章　陨落的天才", "gbk"),
-    (TRADITIONAL, "gb18030"), (TRADITIONAL, "big5"), ("謝謝", "big5"), ("標題：臺灣", "big5"), ("C'était une très belle journée à la forêt.", "latin-1"),
+    (TRADITIONAL, "gb18030"), (TRADITIONAL, "big5"), ("謝謝", "big5"), ("標題：臺灣", "big5"),
+    ("C'était une très belle journée à la forêt.", "latin-1"),
     ("Größe “quoted” naïve café", "cp1252"), ("caf\u00e9", "latin-1"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"),
     (SIMPLIFIED, "utf-16"), (SIMPLIFIED, "utf-16-le"), (SIMPLIFIED, "utf-16-be"), ("hello world", "utf-16-le"), ("hello", "utf-16-be"),
     ("mostly ascii " * 9000 + SIMPLIFIED, "gb18030"), (SIMPLIFIED + "\n", "utf-8-sig"),
