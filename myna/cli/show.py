@@ -1,0 +1,163 @@
+"""`myna show DIR`: what a model is, from what it was made and how good it is; also of a cleaned corpus or its tokens.
+
+    myna show my-model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from myna.cli.main import Parser, existing
+from myna.console import duration, human
+from myna.errors import UserError
+
+if TYPE_CHECKING:
+    from myna.models.record import Record
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # could steer a terminal, or not be written
+_SHOWN = 3  # reasons, files or notes on a line
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags of `myna show`."""
+    parser.add_argument("directory", metavar="DIR", help="a model directory, a cleaned corpus or a tokens directory")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe the directory without loading the model."""
+    folder = existing(args.directory)
+    try:
+        if (folder / "text.utf8").is_file() and (folder / "documents.npy").is_file():
+            value, lines, table = _corpus(folder)
+        elif (folder / "train.bin").is_file() and (folder / "report.json").is_file():
+            value, lines, table = _tokens(folder)
+        else:
+            value, lines, table = _model(folder)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:  # a file that Myna did not write so
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error})", "a directory as Myna writes it",
+                        "restore it or make it again") from None
+    if args.json:
+        print(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
+        return 0
+    for line in lines:
+        print(_UNPRINTABLE.sub("\ufffd", line))
+    if table is not None:
+        from rich.console import Console
+
+        Console(width=80).print(table)
+    return 0
+
+
+def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
+    from myna.models.record import read_record
+
+    record = read_record(folder)
+    report = record.report
+    value = {"kind": "model", "model_type": record.model_type, "family": record.family, "parameters": record.parameters,
+             "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "report": report.to_json(),
+             "lineage": record.lineage, "plan": record.plan, "actual": record.actual}
+    size = f"{human(sum(record.files.values()))}B in {len(record.files)} files"
+    rows = [("shape", _shape(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size), ("text", _text(record)),
+            ("split", _split(record.split)), ("planned", _planned(record)), ("trained", _trained(record)), ("made by", _made(record))]
+    lines = [f"{record.name}: {_kind(record)}", *_rows(rows)]
+    if not report.metrics:
+        lines += ["", "No scores are kept here: measure it with `myna evaluate`."]
+    return value, lines, report.table() if report.metrics else None
+
+
+def _kind(record: Record) -> str:
+    if record.family == "ngram":
+        return "an n-gram model (transformers cannot load it)"
+    return f"a Transformer of {human(record.parameters)} parameters ({record.model_type}; transformers loads it too)"
+
+
+def _shape(record: Record) -> str:
+    c = record.config
+    if record.family == "ngram":
+        return f"order {c['order']}, {human(sum(c['ngrams']))} n-grams"
+    return (f"{c['num_hidden_layers']} layers of {c['hidden_size']}, {c['num_attention_heads']} heads of {c['head_dim']}"
+            f" ({c['num_key_value_heads']} for keys and values), context {record.context:,}")
+
+
+def _text(record: Record) -> str:
+    totals = record.corpus.get("totals")
+    if not totals:
+        inputs = record.lineage.get("inputs", [])
+        return f"{len(inputs):,} files, {human(sum(e.get('kept') or 0 for e in inputs))}B kept" if inputs else ""
+    return f"{totals['files']:,} files, {human(totals['bytes'])}B read, {human(totals['kept'])}B kept{_reasons(totals['dropped'])}"
+
+
+def _split(split: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {human(split[name]['bytes'])}B" for name in ("train", "valid", "test") if name in split)
+
+
+def _trained(record: Record) -> str:
+    actual = record.actual
+    if "seconds" not in actual:
+        return ""
+    steps = f"{actual['steps']:,} steps in " if "steps" in actual else ""
+    memory = f", {human(actual['peak_bytes'])}B of memory at most" if "peak_bytes" in actual else ""
+    bits = f", {actual['bits_per_byte']:.3f} bits per byte on valid" if "bits_per_byte" in actual else ""
+    return f"{steps}{duration(actual['seconds'])}{memory}{bits}"
+
+
+def _planned(record: Record) -> str:
+    predicted = record.plan.get("predicted")
+    if not predicted:
+        return ""
+    bits = f", {predicted['bits_per_byte']:.3f} bits per byte on valid" if "bits_per_byte" in predicted else ""
+    return f"{record.plan['steps']:,} steps in {duration(predicted['seconds'])}, {human(predicted['peak_bytes'])}B of memory{bits}"
+
+
+def _made(record: Record) -> str:
+    lineage = record.lineage
+    if "seed" not in lineage:
+        return ""
+    return f"Myna {lineage.get('versions', {}).get('myna', '?')}, seed {lineage['seed']}, {lineage.get('threads', '?')} threads"
+
+
+def _corpus(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
+    from myna.files import read_json
+
+    report, path = read_json(folder / "report.json"), folder / "split.json"
+    totals, split = report["totals"], read_json(path) if path.is_file() else {}
+    value = {"kind": "corpus", "totals": totals, "split": split}
+    status = ", ".join(f"{count:,} {name}" for name, count in totals["status"].items())
+    rows = [("files", f"{totals['files']:,} ({status})"),
+            ("text", f"{totals['documents']:,} documents, {human(totals['bytes'])}B read, {human(totals['kept'])}B kept"),
+            ("dropped", _counts(totals["dropped"], "B")), ("rewritten", _counts(totals["rewritten"], " characters")),
+            ("split", _split(split) or "none: the text is too small for it")]
+    trouble = [entry for entry in report["files"] if entry["status"] != "ok"]
+    rows += [(entry["status"], f"{entry['path']}: {entry['reason']}") for entry in trouble[:_SHOWN]]
+    if len(trouble) > _SHOWN:
+        rows.append(("", f"and {len(trouble) - _SHOWN:,} more, all in {folder / 'report.json'}"))
+    return value, [f"{folder.resolve().name}: a cleaned corpus", *_rows(rows), *(f"  {said}" for said in split.get("said", []))], None
+
+
+def _tokens(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
+    from myna.cli.tokenize import table
+    from myna.files import read_json
+
+    report = read_json(folder / "report.json")
+    return {"kind": "tokens", **report}, [f"{folder.resolve().name}: a corpus as tokens", "", *table(report)], None
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return f"; dropped: {_counts(dropped, 'B')}" if dropped else ""
+
+
+def _counts(counts: dict[str, int], unit: str) -> str:
+    shown = [f"{name} {human(count)}{unit}" for name, count in list(counts.items())[:_SHOWN]]
+    return ", ".join([*shown, *([f"{len(counts) - _SHOWN} more reasons"] if len(counts) > _SHOWN else [])])
+
+
+def _rows(rows: list[tuple[str, str]]) -> list[str]:
+    """Lay names and values out in 80 columns, long values on several lines."""
+    import textwrap
+
+    return [line for name, value in rows if value
+            for line in textwrap.wrap(value, 80, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14, break_on_hyphens=False)]

@@ -1,0 +1,141 @@
+"""What a model directory says of itself, read without loading the model: its shape, what made it, how good it was.
+
+`config.json` and the header of `model.safetensors` are enough for any directory that Myna can load; `myna.json` and the stage
+reports beside it, which `myna build` writes, add the rest. Nothing here needs torch.
+
+    record = read_record(Path("my-model"))
+    record.parameters, record.lineage.get("seed")
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from myna.errors import UserError
+from myna.files import read_json
+from myna.formats.weights import open_weights
+from myna.metrics.report import Report
+from myna.models.pretrained import read_config
+
+_FAMILIES = {"qwen3": "decoder", "ngram": "ngram"}
+_MYNA = {"report": dict, "lineage": dict, "plan": dict, "actual": dict, "stages": dict, "hashes": dict, "samples": list, "notes": list}
+_DAMAGE = (AttributeError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A model directory in words and numbers; what is not known is empty."""
+
+    folder: Path
+    config: dict[str, Any]
+    parameters: int
+    files: dict[str, int]
+    "Bytes of each file of the model directory."
+    myna: dict[str, Any]
+    "myna.json, or nothing."
+    corpus: dict[str, Any]
+    "corpus/report.json, or nothing."
+    split: dict[str, Any]
+    "corpus/split.json, or nothing."
+    tokens: dict[str, Any]
+    "tokens/report.json, or nothing."
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return _name(self.folder.resolve())
+
+    @property
+    def model_type(self) -> str:
+        """config.json's model_type."""
+        return str(self.config["model_type"])
+
+    @property
+    def family(self) -> str:
+        """decoder or ngram."""
+        return _FAMILIES[self.model_type]
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the vocabulary."""
+        return int(self.config["vocab_size"])
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the model sees at once; an n-gram's order less one; None when the config does not say."""
+        return int(self.config["order"]) - 1 if self.family == "ngram" else self.config.get("max_position_embeddings")
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """Inputs, seed, versions, command line."""
+        return dict(self.myna.get("lineage", {}))
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """plan.json as it was before step 1."""
+        return dict(self.myna.get("plan") or {})
+
+    @property
+    def actual(self) -> dict[str, Any]:
+        """What the plan predicted, as it came out."""
+        return dict(self.myna.get("actual") or {})
+
+    @property
+    def report(self) -> Report:
+        """Scores on the test split, the baseline's beside them; empty when there are none."""
+        try:
+            return Report.from_json(self.myna.get("report", {}))
+        except _DAMAGE as error:
+            raise UserError(f"the report in {self.folder / 'myna.json'} is damaged ({error})", "a report as Myna writes it",
+                            "restore the file") from None
+
+
+def read_record(folder: Path) -> Record:
+    """Read a model directory. Raises UserError when it is none, is damaged, or has a model_type that Myna cannot load."""
+    config = read_config(folder)
+    model_type, vocab_size = config.get("model_type"), config.get("vocab_size")
+    if model_type not in _FAMILIES:
+        raise UserError(f"{folder / 'config.json'} has model_type {model_type!r}", "one of " + ", ".join(_FAMILIES))
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        raise UserError(f"vocab_size in {folder / 'config.json'} is {vocab_size!r}", "a whole number", "restore the file")
+    parameters = _count_ngram(folder, config) if model_type == "ngram" else _count_weights(folder, config)
+    files = {_name(path): path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    myna = _read_optional(folder / "myna.json")
+    for key, kind in _MYNA.items():
+        if myna.get(key) is not None and not isinstance(myna[key], kind):
+            raise UserError(f"{key!r} in {folder / 'myna.json'} is damaged", "myna.json as Myna writes it", "restore the file")
+    return Record(folder, config, parameters, files, myna, _read_optional(folder / "corpus" / "report.json"),
+                  _read_optional(folder / "corpus" / "split.json"), _read_optional(folder / "tokens" / "report.json"))
+
+
+def _name(path: Path) -> str:
+    """A file's name as text that can always be written (bytes that are no UTF-8 are shown escaped)."""
+    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
+
+
+def _count_weights(folder: Path, config: dict[str, Any]) -> int:
+    """Count the numbers in the safetensors headers; a tied head that was stored twice counts once."""
+    stored = open_weights(folder)
+    if config.get("tie_word_embeddings"):
+        stored.pop("lm_head.weight", None)
+    return sum(tensor.elements for tensor in stored.values())
+
+
+def _count_ngram(folder: Path, config: dict[str, Any]) -> int:
+    """Count log-probabilities and back-off weights: one per n-gram, and one per n-gram below the longest."""
+    ngrams = config.get("ngrams")
+    if not isinstance(ngrams, list) or not ngrams or not all(isinstance(n, int) for n in ngrams) or len(ngrams) != config.get("order"):
+        raise UserError(f"{folder / 'config.json'} has sizes that cannot be", "order and ngrams that agree", "restore the file")
+    return sum(ngrams) + sum(ngrams[:-1])
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not an object", "a file written by Myna", "restore the file")
+    return value
