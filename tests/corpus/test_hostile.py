@@ -26,16 +26,22 @@ LIMIT_MB = 1024
 PROSE = "".join(f"Line {i}: the quick brown fox, 第{i}行，今天天气很好。\n" for i in range(3000))
 
 
+# A process's recorded peak begins with that of the process that started it, so a small one stands between.
+MEASURE = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[2:], stdout=open(sys.argv[1], "w"))
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def run_clean(source: Path, out: Path) -> tuple[dict[str, Any], float, float]:
     """Run the command in a process of its own; returns its JSON, its peak memory in MB and its seconds."""
-    began = time.monotonic()
-    with (out.parent / "json").open("w+") as stdout:
-        child = subprocess.Popen([sys.executable, "-m", "myna", "clean", str(source), "--out", str(out), "--json"], stdout=stdout)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        assert child.returncode == 0
-        stdout.seek(0)
-        return json.load(stdout), usage.ru_maxrss / 1024, time.monotonic() - began
+    began, answer = time.monotonic(), out.parent / "answer.json"
+    command = [sys.executable, "-m", "myna", "clean", str(source), "--out", str(out), "--json"]
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(answer), *command], check=True, stdout=subprocess.PIPE)
+    return json.loads(answer.read_text(encoding="utf-8")), int(done.stdout) / 1024, time.monotonic() - began
 
 
 def bomb(path: Path, size: int) -> None:
@@ -128,7 +134,7 @@ def write_hostile(root: Path, line: int) -> int:
     bomb(root / "bomb.jsonl.gz", 80 << 20)
     (root / "bomb.bz2").write_bytes(bz2.compress(b"a" * (40 << 20)))
     (root / "bomb.zst").write_bytes(zstandard.compress(b"a" * (40 << 20)))
-    pq.write_table(pa.table({"text": pa.array(["x" * (1 << 20)] * 300)}), root / "repeats.parquet")
+    pq.write_table(pa.table({"text": pa.array(["x" * (1 << 20)] * 60)}), root / "repeats.parquet")
     deep = root.joinpath(*["d"] * 60)
     deep.mkdir(parents=True)
     (deep / "deep.txt").write_text("deep down")
@@ -185,7 +191,7 @@ def check_hostile(tmp_path: Path, line: int) -> None:
         "cut-wiki.xml",
         "junk.gz",
         "cut5.txt.gz",
-        "cut6.txt.zst",
+        "cut6.txt.gz",
     ):
         assert fate[name]["status"] == "partial" and fate[name]["documents"], fate[name]
     for name, reason in {
