@@ -2,19 +2,26 @@
 
 A command is a module with `add_arguments(parser)` and `run(args) -> int`; it is imported only when it is called, so
 `myna --help` stays fast.
+
+    main(["generate", "my-model", "Once", "--max-tokens", "64"])     # what the shell's `myna generate ...` calls
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
+import types
+import typing
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from myna.config import make, options_of
+from myna import __version__
+from myna.cli.stop import stop_on_signals
+from myna.config import Option, make, options_of
 from myna.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -42,14 +49,35 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}", "", f"see {self.prog} --help")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Parse flags (dashes and underscores alike); raise UserError on any that is not known."""
-        argv = [_with_dashes(a) for a in argv]
-        args, unknown = self.parse_known_args(argv)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            name = unknown[0].split("=")[0]
-            raise UserError(f"{self.prog}: unknown argument {name}{nearest(name, flags)}", "", f"see {self.prog} --help")
+        """Parse flags (dashes and underscores alike, before, between or after the rest); raise UserError on any that is not known."""
+        end = argv.index("--") if "--" in argv else len(argv)
+        argv = [_with_dashes(a) for a in argv[:end]] + argv[end:]
+        if {"-h", "--help"} & set(argv[:end]):  # before argparse hides the positional arguments, which it does to mix them with flags
+            self.print_help()
+            self.exit()
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for name in (a.split("=")[0] for a in argv[:end] if a.startswith("--") and " " not in a):
+            if name not in known:  # argparse would complain of what is missing before it named this
+                raise UserError(f"{self.prog}: unknown argument {name}{nearest(name, known)}", "", f"see {self.prog} --help")
+        args, extra = self.parse_known_intermixed_args(argv)
+        if extra:
+            raise UserError(f"{self.prog}: unknown argument {extra[0]}", "", f"see {self.prog} --help")
         return args
+
+    def format_usage(self) -> str:
+        """Name what must be given, in one line; the options are listed below it."""
+        needed = [f"{a.option_strings[-1]} {a.metavar or a.dest}" for a in self._actions if a.option_strings and a.required]
+        return " ".join(["usage:", self.prog, *(_place(a) for a in self._actions if not a.option_strings), *needed, "[OPTIONS]\n"])
+
+    def format_help(self) -> str:
+        """Put the one-line usage over argparse's listing."""
+        listing = super().format_help()
+        return self.format_usage() + "\n" + listing[listing.index("\n\n") + 2:]
+
+
+def _place(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest)
+    return {"?": f"[{name}]", "*": f"[{name} ...]", "+": f"{name} ..."}.get(str(action.nargs), name)
 
 
 def _with_dashes(argument: str) -> str:
@@ -61,9 +89,9 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str = "") -
     """Add a flag for every field of an options dataclass: `--order`, or `--ngram.order` with section 'ngram'."""
     group = parser.add_argument_group(f"{section} options") if section else parser
     for option in options_of(cls):
-        shown = "" if option.default is None else f" (default {_shown(option.default)})"
+        shown = "" if option.default in (None, "", ()) else f" (default {_shown(option.default)})"
         group.add_argument(_flag(section, option.name), dest=f"{section}.{option.name}", default=argparse.SUPPRESS,
-                           metavar=option.name.rsplit("_", 1)[-1].upper(), help=(option.help + shown).replace("%", "%%"))
+                           metavar=_metavar(option), help=(option.help.removesuffix(".") + shown).replace("%", "%%"))
 
 
 def read_options(args: argparse.Namespace, cls: type[T], section: str = "", recipe: dict[str, dict[str, Any]] | None = None) -> T:
@@ -78,7 +106,21 @@ def _flag(section: str, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _metavar(option: Option) -> str:
+    """Name what a flag takes by its type."""
+    kind = option.type
+    if isinstance(kind, types.UnionType):
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return "A,B,..."
+    return {int: "N", float: "X", bool: "true|false", Path: "PATH"}.get(kind, "TEXT")
 
 
 def _help() -> str:
@@ -92,39 +134,65 @@ def _help() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 a user's error, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
-    if argv[0] == "--version":
-        from myna import __version__
-
-        print(f"myna {__version__}")
-        return 0
+    _print_any_character()
     try:
-        return _run(argv[0], argv[1:])
+        with stop_on_signals():
+            code = _run(argv[0], argv[1:]) if argv else _run("help", [])
+            sys.stdout.flush()  # here, where a closed pipe can still be answered
+            return code
     except UserError as error:
-        print(f"myna: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("myna: interrupted", file=sys.stderr)
-        return 130
+        return _fail(str(error))
+    except KeyboardInterrupt as error:  # a stage that has saved says so in its text
+        return _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away (`myna show X | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        print(f"myna: {error.strerror or error}{where}", file=sys.stderr)
-        return 2
+        return _fail(f"{error.strerror or error}{where}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):  # PyTorch's words
+            raise
+        return _fail("out of memory; close other programs, or give less text or a smaller model")
+
+
+def _fail(message: str, code: int = 2) -> int:
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
+    print(f"myna: {line}", file=sys.stderr)
+    return code
+
+
+def _print_any_character() -> None:
+    """Write UTF-8 where the terminal's encoding cannot hold all text, and never fail on a file name that is no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            try:
+                "é你🐦".encode(stream.encoding)
+                stream.reconfigure(errors="backslashreplace")
+            except UnicodeEncodeError:
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _run(name: str, argv: list[str]) -> int:
+    if name == "help" and argv:
+        name, argv = argv[0], ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"myna {__version__}")
+        return 0
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}{nearest(name, list(COMMANDS))}", "one of " + ", ".join(COMMANDS))
     command = importlib.import_module(f"myna.cli.{name}")
     parser = Parser(prog=f"myna {name}", description=COMMANDS[name].capitalize() + ".")
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    result: int = command.run(parser.parse(argv))
+    try:
+        args = parser.parse(argv)
+    except SystemExit:  # after --help
+        return 0
+    result: int = command.run(args)
     return result
 
 
