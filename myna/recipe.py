@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from myna.config import make, options_of
 from myna.corpus.options import CleanOptions, SplitOptions
+from myna.errors import UserError, nearest
 from myna.evaluate.options import EvaluateOptions
 from myna.models.options import NgramOptions
 from myna.tokenizer.options import TokenizerOptions
@@ -31,6 +33,16 @@ class BuildOptions:
     "Processor threads to train with; none takes all this process may use."
     family: Literal["decoder", "ngram"] = "decoder"
     "decoder (a Transformer) or ngram (counting only; takes seconds)."
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("minutes", 0 < self.minutes < float("inf"), "a number above 0"),
+            ("steps", self.steps is None or self.steps >= 1, "a whole number, at least 1"),
+            ("seed", 0 <= self.seed < 1 << 63, "a whole number, 0 or more"),  # PyTorch's generators take 64 bits
+            ("threads", self.threads is None or self.threads >= 1, "a whole number, at least 1"),
+        ):
+            if not good:
+                raise UserError(f"{name} is {getattr(self, name)!r}", expected)
 
 
 SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
@@ -59,6 +71,19 @@ class Recipe:
         """Read back what `to_json` gave. Raises UserError on an unknown key or a wrong value."""
         kinds: dict[str, Any] = {"build": BuildOptions, **SECTIONS}
         return cls(**{name: make(kinds[name], fields, where=f"{where} [{name}]") for name, fields in value.items() if name in kinds})
+
+    @classmethod
+    def from_flat(cls, options: Mapping[str, Any], build: BuildOptions) -> Recipe:
+        """Take the stages' options by the names of their flags: {"train.learning_rate": 0.01}. Raises UserError on an unknown one."""
+        known = {f"{section}.{option.name}": section for section, kind in SECTIONS.items() for option in options_of(kind)}
+        layers: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        for key, value in options.items():
+            name = key.replace("-", "_")
+            if name not in known:
+                raise UserError(f"unknown option {key!r}{nearest(name, list(known))}", "'stage.option', as in 'train.learning_rate'",
+                                "the stages are " + ", ".join(SECTIONS))
+            layers[known[name]][name.split(".", 1)[1]] = value
+        return cls(build, **{section: make(kind, layers[section], where="the options") for section, kind in SECTIONS.items()})
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from myna.cli.main import Parser, add_options, existing, read_options
 from myna.config import read_recipe
-from myna.errors import UserError
 from myna.recipe import SECTIONS, BuildOptions, Recipe
 
 
@@ -38,10 +37,7 @@ def read_road(args: argparse.Namespace) -> Recipe:
     """Put the recipe together from defaults, the TOML file and flags."""
     layers = read_recipe(Path(args.recipe), SECTIONS, BuildOptions) if args.recipe else {}
     stages: dict[str, Any] = {name: read_options(args, cls, name, layers) for name, cls in SECTIONS.items()}
-    recipe = Recipe(build=read_options(args, BuildOptions, "", layers), **stages)
-    if recipe.build.minutes <= 0 or (recipe.build.steps is not None and recipe.build.steps < 1):
-        raise UserError(f"minutes {recipe.build.minutes:g} and steps {recipe.build.steps}", "a positive time or number of steps")
-    return recipe
+    return Recipe(build=read_options(args, BuildOptions, "", layers), **stages)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
 
     from myna.build import build
 
-    report = build(inputs, Path(args.out), recipe, args.resume, valid, test)
+    try:
+        report = build(inputs, Path(args.out), recipe, args.resume, valid, test)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(str(error) or "interrupted; the stages that are done are kept: go on with --resume") from None
     if args.json:
         print(json.dumps({"out": args.out, "report": report.to_json()}, ensure_ascii=False))
     else:

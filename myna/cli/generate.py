@@ -12,7 +12,6 @@ import secrets
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from myna.cli.main import add_options, read_options
@@ -44,13 +43,9 @@ def run(args: argparse.Namespace) -> int:
     """Generate: text on standard output as it comes, a line with the speed on standard error."""
     options = _options(args)
     prompt = _read_prompt(args.prompt)
-    from myna.generate.text import stream_text
-    from myna.models.pretrained import load_model
-    from myna.tokenizer.tokenizer import Tokenizer
+    from myna.api import load
 
-    folder = Path(args.model)
-    model = load_model(folder)
-    stream = stream_text(model, Tokenizer.open(folder), prompt, options)
+    stream = load(args.model).stream(prompt, **asdict(options))
     shown = "" if args.no_echo else prompt
     began = time.monotonic()
     interrupted = False

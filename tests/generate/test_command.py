@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import types
 
 import pytest
 
@@ -27,9 +26,7 @@ def use(monkeypatch):
     """Make `load_model` give a made-up model."""
 
     def install(model):
-        fake = types.ModuleType("myna.models.pretrained")
-        fake.load_model = lambda folder: model
-        monkeypatch.setitem(sys.modules, "myna.models.pretrained", fake)
+        monkeypatch.setattr("myna.api.load_model", lambda folder: model)
 
     return install
 

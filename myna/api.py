@@ -1,0 +1,131 @@
+"""What `import myna` shows: build a model from text, load one, and use it. The command line stands on the same functions.
+
+    report = myna.build("my-texts/", minutes=10, out="my-model")
+    model = myna.load("my-model")
+    print(model.generate("Once upon a time", max_tokens=64, seed=1))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+from myna.config import make
+from myna.evaluate.options import EvaluateOptions
+from myna.generate.options import SampleOptions
+from myna.generate.text import Generation, Stream, generate_text, stream_text
+from myna.metrics.report import Report
+from myna.models.pretrained import load_model
+from myna.models.protocol import LanguageModel, LogProbs
+from myna.recipe import BuildOptions, Recipe
+from myna.tokenizer.tokenizer import Tokenizer
+
+Paths = str | Path | Sequence[str | Path]
+
+
+class Sampling(TypedDict, total=False):
+    """How to continue a prompt; what is left out is as in `SampleOptions`, which says what each means."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    stop: str | Sequence[str]
+    seed: int | None
+
+
+class Measuring(TypedDict, total=False):
+    """How intervals are drawn; what is left out is as in `EvaluateOptions`."""
+
+    resamples: int
+    seed: int
+
+
+def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *, steps: int | None = None, seed: int = 0,
+          threads: int | None = None, family: Literal["decoder", "ngram"] = "decoder", resume: bool = False, valid: Paths = (),
+          test: Paths = (), options: Mapping[str, Any] | None = None) -> Report:
+    """Make a model directory at `out` from files and folders of text; returns its scores on the test split.
+
+    options: those of the stages, by the names of the command line's flags, as {"train.learning_rate": 0.01}.
+    Raises UserError on anything that can be mended, and Interrupted, a KeyboardInterrupt, when stopped after saving.
+
+        myna.build("my-texts/", minutes=3, out="my-model", options={"tokenizer.kind": "characters"}).metrics["bits_per_byte"].value
+    """
+    from myna.build import build as build_directory  # here, so that using a model does not load what makes one
+
+    wanted = {"minutes": minutes, "steps": steps, "seed": seed, "threads": threads, "family": family}
+    recipe = Recipe.from_flat(options or {}, make(BuildOptions, wanted))
+    return build_directory(_paths(inputs), Path(out), recipe, resume, _paths(valid), _paths(test))
+
+
+def load(name: str | Path) -> Model:
+    """Open a model directory. Raises UserError when it is not one, is damaged, or its tokenizer gives other ids than it was trained with.
+
+        model = myna.load("my-model")
+    """
+    folder = Path(name)
+    return Model(folder, load_model(folder), Tokenizer.open(folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A language model with its tokenizer, as its directory holds them."""
+
+    folder: Path
+    language_model: LanguageModel = dataclasses.field(repr=False)
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+
+    @overload
+    def generate(self, prompt: str = "", *, n: None = None, **options: Unpack[Sampling]) -> Generation: ...
+
+    @overload
+    def generate(self, prompt: str = "", *, n: int, **options: Unpack[Sampling]) -> list[Generation]: ...
+
+    def generate(self, prompt: str = "", *, n: int | None = None, **options: Unpack[Sampling]) -> Generation | list[Generation]:
+        """Continue a prompt; with `n`, that many times in one batch, as a list. An empty prompt begins a new document.
+
+        Raises UserError on a wrong option, or when the prompt does not fit the model: it is never cut.
+
+            out = model.generate("Once", max_tokens=64, temperature=0.8, top_p=0.95, stop=["\\n\\n"], seed=1)
+            str(out), out.tokens, out.log_probs, out.finish_reason
+        """
+        drawn = generate_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options))
+        return drawn[0] if n is None else drawn
+
+    def stream(self, prompt: str = "", *, n: int = 1, **options: Unpack[Sampling]) -> Stream:
+        """Continue a prompt, giving (row, piece of text) as soon as a piece is certain; `.generations` holds the whole.
+
+            for _, piece in model.stream("Once"):
+                print(piece, end="", flush=True)
+        """
+        return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options))
+
+    def log_probs(self, ids: Sequence[int]) -> LogProbs:
+        """Score the tokens of one document from its beginning: natural logarithms, (T,).
+
+            model.log_probs(model.tokenizer.encode("Once upon a time")).sum()
+        """
+        return self.language_model.log_probs(ids)
+
+    def evaluate(self, files: Paths, **options: Unpack[Measuring]) -> Report:
+        """Measure the model on files, cleaned as a build cleans them, beside the baseline in its directory if there is one.
+
+            print(model.evaluate("unseen.txt").metrics["bits_per_byte"])
+        """
+        from myna.evaluate.files import evaluate_files
+
+        measuring = make(EvaluateOptions, dict(options))
+        return evaluate_files(self.language_model, self.tokenizer, _paths(files), self.folder / "ngram", measuring)
+
+
+def _paths(given: Paths) -> list[Path]:
+    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
+
+
+def _sample_options(n: int | None, options: Sampling) -> SampleOptions:
+    stop = options.get("stop", ())
+    return make(SampleOptions, {**options, "stop": [stop] if isinstance(stop, str) else stop, "n": 1 if n is None else n})
