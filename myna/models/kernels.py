@@ -87,8 +87,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool) -> Tensor:
         cast = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float64)
         grad_hidden, grad_weight = (torch.empty_like(hidden), torch.zeros_like(weight)) if wanted else (None, None)
@@ -107,9 +106,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total.float()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None
+        return grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None, None
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -117,5 +116,6 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
     hidden (N, C), weight (V, C), targets (N,). The gradients are made in the forward pass while the logits are in the cache.
     """
-    out: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)  # ctx.needs_input_grad ignores no_grad
+    out: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, wanted)  # type: ignore[no-untyped-call]
     return out

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from myna.console import say, track
 from myna.errors import UserError
-from myna.files import fsync
+from myna.files import fsync, write_atomic
 from myna.train.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from myna.train.optimizer import make_optimizers, step_optimizers
 from myna.train.options import TrainOptions
@@ -80,11 +81,11 @@ def train(model: nn.Module, read_batch: Callable[[int], Tensor], run: Run, optio
     position, carry = _restore(model, optimizers, folder / "checkpoints", fresh)
     log = Log(folder / "log.jsonl", position.step)
     watch = _Watch(run, options, position)
-    validations = {round(position.steps * (k + 1) / options.validations) for k in range(options.validations)}
 
     def save() -> None:
+        fsync(log.path)  # a checkpoint is never ahead of its log
         save_run(model, optimizers, position, carry, folder / "checkpoints")
-        watch.saved()
+        watch.saved(position)
 
     with stop_requested() as stop, track("training", run.steps, " steps") as advance, contextlib.closing(log):
         advance(position.step)
@@ -96,13 +97,15 @@ def train(model: nn.Module, read_batch: Callable[[int], Tensor], run: Run, optio
             factor = rate_factor(position.step, position.steps, position.decay_start, options)
             row, carry = _step(model, optimizers, read_batch(position.step), carry, run, options, factor, position)
             position.step += 1
-            watch.tick(position)
+            watch.stepped(position)
             log.write("step", position, **row)
             advance(1)
-            if position.step in validations or position.step == position.steps:
-                if options.validations:
-                    _look(log, position, hooks)
-                watch.tick(position)
+            if position.bad_steps >= _BAD_STEPS:
+                raise UserError(f"the gradient was not finite {_BAD_STEPS} steps in a row (to step {position.step})", "a finite gradient",
+                                "start again in another --out with a lower --train.learning-rate")
+            if position.step in look_steps(position.steps, options.validations):
+                _look(log, position, hooks)
+                watch.looked(position)
             if stop.is_set():
                 save()
                 raise Interrupted(f"stopped and saved at step {position.step} of {position.steps}; go on with --resume")
@@ -111,38 +114,44 @@ def train(model: nn.Module, read_batch: Callable[[int], Tensor], run: Run, optio
     return position
 
 
+def look_steps(steps: int, looks: int) -> set[int]:
+    """Return the steps after which the validation text is measured: evenly spread, the last one among them."""
+    return {max(1, round(steps * (k + 1) / looks)) for k in range(looks)}
+
+
 def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Tensor, carry: Any, run: Run, options: TrainOptions,
           factor: float, position: Position) -> tuple[dict[str, Any], Any]:
     """Take one optimizer step; returns its log row and the new carry."""
-    totals: dict[str, float] = {}
+    summed = 0.0
     counts: dict[str, int] = {}
+    carried = carry
     for micro in torch.split(batch, run.micro_rows):
-        losses, carry = model.loss(micro, carry)  # type: ignore[operator]
-        for name, (total, count, _) in losses.items():
-            totals[name] = totals.get(name, 0.0) + float(total)
-            counts[name] = counts.get(name, 0) + count
-        # all losses of one step must share a count for one division to be right; the present models have a single loss
-        sum((total * weight for total, _, weight in losses.values()), torch.zeros(())).backward()
-    (name,) = counts
+        losses, carried = model.loss(micro, carried)  # type: ignore[operator]
+        for name, (_, counted, _) in losses.items():
+            counts[name] = counts.get(name, 0) + int(counted)
+        weighted = sum((total * weight for total, _, weight in losses.values()), torch.zeros(()))
+        summed += float(weighted.detach())
+        weighted.backward()
+    count = next(iter(counts.values()), 0)
+    if count < 1 or any(other != count for other in counts.values()):  # one division would not be right for all
+        raise ValueError(f"the losses of one step must all count the same, at least one prediction; got {counts}")
     parameters = [p for group in optimizers for g in group.param_groups for p in g["params"] if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / counts[name]
-    loss = totals[name] / counts[name]
-    position.tokens += counts[name]
+    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+    loss = summed / count
+    position.tokens += count
     row = {"loss": loss, "gradient_norm": norm, "learning_rate": factor * optimizers[0].param_groups[0]["peak"]}
     if not (math.isfinite(norm) and math.isfinite(loss)):
         position.bad_steps += 1
         for parameter in parameters:
             parameter.grad = None
-        if position.bad_steps >= _BAD_STEPS:
-            raise UserError(f"the gradient was not finite {_BAD_STEPS} steps in a row (step {position.step})", "a finite gradient",
-                            "lower --train.learning-rate; the last checkpoint is sound")
-        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()} | {"skipped": True}, carry
+        # the carry too stays what it was: what this batch would have left in it may not be finite
+        return {key: value if math.isfinite(value) else None for key, value in row.items()} | {"skipped": True}, carry
     position.bad_steps = 0
-    scale = min(1.0, options.gradient_clip / max(norm, 1e-12)) / counts[name]
+    scale = min(1.0, options.gradient_clip / max(norm, 1e-12)) / count
     torch._foreach_mul_(gradients, scale)
     step_optimizers(optimizers, factor)
-    return row, carry
+    return row, carried
 
 
 def _look(log: Log, position: Position, hooks: Hooks) -> None:
@@ -164,24 +173,35 @@ class _Watch:
         self.run, self.options = run, options
         self.spent_before = position.seconds
         self.began = self.last_save = time.monotonic()
-        self.recent: list[float] = []
+        self.recent: list[float] = []  # seconds of each of the latest steps
+        self.steps, self.other = 0, 0.0  # steps here, and seconds spent between them: looks and checkpoints
 
-    def tick(self, position: Position) -> None:
-        position.seconds = self.spent_before + time.monotonic() - self.began
-        self.recent = [*self.recent[-_DRIFT_WINDOW:], position.seconds]
+    def stepped(self, position: Position) -> None:
+        self.recent = [*self.recent[1 - _DRIFT_WINDOW:], self._tick(position)]
+        self.steps += 1
+
+    def looked(self, position: Position) -> None:
+        self.other += self._tick(position)
+
+    def _tick(self, position: Position) -> float:
+        """Bring the time spent up to date; returns the seconds since this was last done."""
+        before, position.seconds = position.seconds, self.spent_before + time.monotonic() - self.began
+        return position.seconds - before
 
     def should_save(self) -> bool:
         return time.monotonic() - self.last_save >= self.options.checkpoint_seconds
 
-    def saved(self) -> None:
+    def saved(self, position: Position) -> None:
+        self.other += self._tick(position)
         self.last_save = time.monotonic()
 
     def must_decay(self, position: Position) -> bool:
         """Start the decay now, with the steps there is still time for, when waiting would run over the time."""
         if self.run.seconds is None or position.step >= position.decay_start or len(self.recent) < _DRIFT_WINDOW:
             return False
-        per_step = (self.recent[-1] - self.recent[0]) / (len(self.recent) - 1)
-        possible = int((self.run.seconds - position.seconds) / per_step)
+        # looks and checkpoints are spread over the steps, so each step bears its share of them
+        per_step = statistics.median(self.recent) + self.other / self.steps
+        possible = int((self.run.seconds - position.seconds) / max(per_step, 1e-9))
         if possible >= position.steps - position.decay_start:
             return False
         position.decay_start = position.step
@@ -196,9 +216,8 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in read_log(path) if row["step"] <= step] if step else []
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        fsync(path)
-        self.file = path.open("a", encoding="utf-8")
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.path, self.file = path, path.open("a", encoding="utf-8")
 
     def write(self, event: str, position: Position, **values: Any) -> None:
         """Append a row; floats are exact."""
@@ -216,7 +235,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not splitlines: a sample may hold U+2028
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     return rows
@@ -246,6 +265,8 @@ def _restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: 
         parts.setdefault(prefix, {})[rest] = tensor
     try:
         model.load_state_dict(parts["model"])
+        if len(optimizers) != len(found.state["optimizers"]):
+            raise RuntimeError("it has another optimizer")
     except RuntimeError as error:
         raise UserError(f"the checkpoint {found.path} does not fit the model ({error})", "a checkpoint of this run",
                         "resume with the options it began with, or choose another --out") from None

@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
+from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
+from myna.models.pretrained import load_model, save_decoder
 from myna.models.protocol import LanguageModel
 
 
 class Case(NamedTuple):
     """A model, how to read it back from a directory, and how far equal numbers may be apart."""
 
-    model: Any  # a LanguageModel with save(folder)
+    model: Any  # a LanguageModel
+    save: Callable[[Path], object]
     open: Callable[[Path], LanguageModel]
     tolerance: float
 
@@ -31,13 +35,26 @@ def ngram(smoothing: str = "kneser_ney", order: int = 4) -> Case:
     ids = rng.choice(20, size=3000, p=np.arange(1, 21) / 210)
     ids[::37] = 0
     options = NgramOptions(order=order, smoothing=smoothing)  # type: ignore[arg-type]
-    return Case(fit_ngram(np.append(ids, 0), np.append(ids[:300], 0), 21, 0, options), Ngram.open, 0)
+    model = fit_ngram(np.append(ids, 0), np.append(ids[:300], 0), 21, 0, options)
+    return Case(model, model.save, Ngram.open, 0)
+
+
+def decoder(**changes: Any) -> Case:
+    shape = {"vocab_size": 21, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+             "max_position_embeddings": 32, **changes}
+    model = Decoder(DecoderConfig(**shape)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # not the first weights, of which some are zero
+        parameter.normal_(0, 0.2, generator=generator)
+    return Case(model, lambda folder: save_decoder(model, folder, None), load_model, 1e-4)
 
 
 FACTORIES: dict[str, Callable[[], Case]] = {
     "ngram": ngram,
     "ngram-order-1": lambda: ngram(order=1),
     "ngram-witten-bell": lambda: ngram("witten_bell", 3),
+    "decoder": decoder,
+    "decoder-untied-one-group": lambda: decoder(tie_word_embeddings=False, num_key_value_heads=4),
 }
 
 
@@ -130,7 +147,7 @@ def test_select_repeats_drops_and_reorders_rows_that_then_go_their_own_way(case:
 
 def test_saved_and_opened_it_gives_the_same_bits(case: Case, tmp_path: Path) -> None:
     model = case.model
-    model.save(tmp_path)
+    case.save(tmp_path)
     again = case.open(tmp_path)
     assert (again.vocab_size, again.separator_id, again.max_length) == (model.vocab_size, model.separator_id, model.max_length)
     for document in documents(model):
@@ -140,3 +157,7 @@ def test_saved_and_opened_it_gives_the_same_bits(case: Case, tmp_path: Path) -> 
 def test_a_row_takes_at_least_one_id(case: Case) -> None:
     with pytest.raises(ValueError):
         case.model.step([[1], []], case.model.start(2))
+
+
+def test_a_document_without_ids_has_no_scores(case: Case) -> None:
+    assert case.model.log_probs([]).shape == (0,)

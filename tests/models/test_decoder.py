@@ -1,0 +1,229 @@
+"""The decoder against `transformers`' Qwen3: logits, gradients, cache, greedy text; and against itself computed slowly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Qwen3ForCausalLM
+
+from myna.models import decoder as decoder_module
+from myna.models.decoder import Decoder, DecoderConfig
+from tests.models.qwen import CASES, SHAPE, ours, reference
+
+CLOSE: dict[str, float] = {"rtol": 0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def pair(request: pytest.FixtureRequest) -> tuple[Qwen3ForCausalLM, Decoder]:
+    changes = CASES[request.param]
+    model = reference(**changes)
+    return model, ours(model, **changes)
+
+
+@pytest.fixture(scope="module")
+def model() -> Decoder:
+    return ours(reference())
+
+
+def rows(model: Decoder, lengths: list[int], seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, model.vocab_size, length).tolist() for length in lengths]
+
+
+def their_log_probs(theirs: Qwen3ForCausalLM, row: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return theirs(input_ids=torch.tensor([row])).logits[0].log_softmax(-1).numpy()
+
+
+def our_gradients(mine: Decoder, batch: Tensor) -> dict[str, Tensor]:
+    mine.zero_grad()
+    total, count, weight = mine.loss(batch)[0]["next_token"]
+    (total * weight / count).backward()
+    return {name: parameter.grad.clone() for name, parameter in mine.named_parameters()}
+
+
+def test_logits_loss_and_every_gradient_are_those_of_transformers(pair: tuple[Qwen3ForCausalLM, Decoder]) -> None:
+    theirs, mine = pair
+    batch = torch.tensor(rows(mine, [20, 20, 20]))
+    expected = theirs(input_ids=batch[:, :-1]).logits
+    assert expected.std() > 0.3  # or the test would show nothing
+    torch.testing.assert_close(mine.logits(mine.hidden(batch[:, :-1])), expected, **CLOSE)
+    loss = F.cross_entropy(expected.flatten(0, 1), batch[:, 1:].flatten())
+    theirs.zero_grad()
+    loss.backward()
+    total, count, weight = mine.loss(batch)[0]["next_token"]
+    assert count == 57 and weight == 1
+    torch.testing.assert_close(total / count, loss, rtol=1e-5, atol=0)
+    gradients = our_gradients(mine, batch)
+    named = {name.removeprefix("model."): parameter.grad for name, parameter in theirs.named_parameters()}
+    assert gradients.keys() == named.keys()
+    for name, gradient in named.items():
+        assert gradient is not None and gradient.abs().max() > 1e-5, name
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_with_a_cache_in_pieces_of_any_size_rows_are_scored_as_without(pair: tuple[Qwen3ForCausalLM, Decoder]) -> None:
+    theirs, mine = pair
+    texts = rows(mine, [30, 21, 11])
+    expected = [their_log_probs(theirs, row) for row in texts]
+    state = mine.start(3)
+    got: list[list[np.ndarray]] = [[], [], []]
+    at = [0, 0, 0]
+    for sizes in ([7, 2, 1], [1, 1, 1], [3, 9, 2], [1, 1, 1], [18, 8, 6]):  # ragged: no row is ever as long as another
+        pieces = [row[a : a + size] for row, a, size in zip(texts, at, sizes, strict=True)]
+        out = mine.step(pieces, state, last=False)
+        assert out.shape == (3, max(sizes), mine.vocab_size)
+        for b, size in enumerate(sizes):
+            got[b].extend(out[b, :size])
+            assert (out[b, size:] == 0).all()
+        at = [a + size for a, size in zip(at, sizes, strict=True)]
+        assert state.lengths == at
+    for mine_row, theirs_row in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine_row, theirs_row, **CLOSE)
+
+
+def test_after_truncate_and_select_it_goes_on_as_transformers_from_the_start(pair: tuple[Qwen3ForCausalLM, Decoder]) -> None:
+    theirs, mine = pair
+    first, second, third = rows(mine, [12, 9, 17], seed=3)
+    more = rows(mine, [4, 1, 6], seed=4)
+    state = mine.start(3)
+    mine.step([first, second, third], state)
+    state.truncate([5, 9, 16])
+    state.select([2, 0, 2])
+    out = mine.step(more, state)
+    texts = [[*third[:16], *more[0]], [*first[:5], *more[1]], [*third[:16], *more[2]]]
+    np.testing.assert_allclose(out, [their_log_probs(theirs, row)[-1] for row in texts], **CLOSE)
+
+
+def test_thirty_two_greedy_tokens_are_those_of_transformers(pair: tuple[Qwen3ForCausalLM, Decoder]) -> None:
+    theirs, mine = pair
+    prompt = rows(mine, [6], seed=5)[0]
+    with torch.no_grad():
+        expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=32, do_sample=False, eos_token_id=None)[0, 6:].tolist()
+    state, ids, got = mine.start(), prompt, []
+    while len(got) < 32:
+        ids = [int(mine.step([ids], state)[0].argmax())]
+        got += ids
+    assert got == expected
+    assert len(set(got)) > 3
+
+
+def slow_log_probs(model: Decoder, ids: list[int]) -> list[float]:
+    """One id at a time: the first window holds a whole context, each later one begins half a context further on."""
+    context = model.config.max_position_embeddings
+    stride = max(1, context // 2)
+    stream, scores = [model.separator_id, *ids], []
+    with torch.no_grad():
+        for t, id in enumerate(ids):
+            start = 0 if t < context else stride * math.ceil((t + 1 - context) / stride)
+            hidden = model.hidden(torch.tensor([stream[start : t + 1]]))
+            assert t < context or t + 1 - start >= context // 2
+            scores.append(float(model.logits(hidden)[0, -1].log_softmax(-1)[id]))
+    return scores
+
+
+@pytest.mark.parametrize("context", [16, 7, 2])
+@pytest.mark.parametrize("at_once", [8192, 40], ids=["all windows at once", "few windows at once"])
+def test_log_probs_of_documents_longer_than_the_context(context: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "_SCORED_AT_ONCE", at_once)
+    model = ours(reference(max_position_embeddings=context), max_position_embeddings=context)
+    for length in {0, 1, context - 1, context, context + 1, 2 * context, 3 * context + 1, 5 * context - 1}:
+        ids = rows(model, [length], seed=length)[0]
+        scores = model.log_probs(ids)
+        assert scores.shape == (length,) and scores.dtype == np.float32
+        np.testing.assert_allclose(scores, slow_log_probs(model, ids), rtol=0, atol=2e-5)
+
+
+def test_a_row_may_fill_the_context_and_not_a_step_more(model: Decoder) -> None:
+    assert model.max_length == 64
+    full, other = rows(model, [64, 3])
+    state = model.start(2)
+    model.step([full[:60], other], state)
+    with pytest.raises(ValueError, match="64"):
+        model.step([full[60:] + [1], [1]], state)
+    assert state.lengths == [60, 3]
+    # the short row's padding points past the end of the context while the other row is filled
+    out = model.step([full[60:], [5]], state)
+    np.testing.assert_allclose(out[0], model.step([full], model.start())[0], **CLOSE)
+    np.testing.assert_allclose(out[1], model.step([[*other, 5]], model.start())[0], **CLOSE)
+    out = model.step([[1], rows(model, [50], seed=9)[0]], cut := state_at(model, [[*full[:63]], other]))
+    assert cut.lengths == [64, 53]
+    np.testing.assert_allclose(out[0], model.step([[*full[:63], 1]], model.start())[0], **CLOSE)
+
+
+def state_at(model: Decoder, ids: list[list[int]]) -> Any:
+    state = model.start(len(ids))
+    model.step(ids, state)
+    return state
+
+
+def test_however_a_batch_is_cut_up_the_gradient_is_the_same(model: Decoder) -> None:
+    batch = torch.tensor(rows(model, [17] * 7))
+    whole = our_gradients(model, batch)
+    for size in (1, 2, 3, 6):
+        model.zero_grad()
+        summed = 0.0
+        for micro in torch.split(batch, size):
+            total, count, _ = model.loss(micro)[0]["next_token"]
+            (total / (7 * 16)).backward()
+            summed += float(total.detach()) / (7 * 16)
+            assert count == len(micro) * 16
+        assert summed == pytest.approx(float(model.loss(batch)[0]["next_token"][0].detach()) / (7 * 16), rel=1e-6)
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6)
+    model.zero_grad()
+
+
+def test_bfloat16_products_give_nearly_the_loss_and_gradient_of_float32(model: Decoder) -> None:
+    batch = torch.tensor(rows(model, [33] * 4))
+    exact, gradients = float(model.loss(batch)[0]["next_token"][0].detach()), our_gradients(model, batch)
+    model.compute_dtype = torch.bfloat16
+    try:
+        total = model.loss(batch)[0]["next_token"][0].detach()
+        assert total.dtype == torch.float32 and float(total) != exact
+        assert float(total) == pytest.approx(exact, rel=5e-3)
+        for name, gradient in our_gradients(model, batch).items():
+            assert gradient.dtype == torch.float32
+            assert (gradient - gradients[name]).norm() < 0.1 * gradients[name].norm(), name
+        document = rows(model, [30])[0]
+        rounded, state = model.log_probs(document), model.start()
+        assert state.keys[0].dtype == torch.bfloat16
+        stepped = model.step([[model.separator_id, *document]], state, last=False)[0]
+        assert np.abs(stepped[np.arange(30), document] - rounded).mean() < 0.2
+    finally:
+        model.compute_dtype = torch.float32
+        model.zero_grad()
+    assert 0 < np.abs(rounded - model.log_probs(document)).mean() < 0.2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_new_model_is_its_seed_and_guesses_evenly(tied: bool) -> None:
+    config = DecoderConfig(vocab_size=300, hidden_size=128, num_hidden_layers=2, num_key_value_heads=1, tie_word_embeddings=tied)
+    torch.manual_seed(5)
+    first = Decoder(config, seed=1)
+    torch.manual_seed(6)  # PyTorch's own random state has no say
+    again, other = Decoder(config, seed=1), Decoder(config, seed=2)
+    for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+            assert (a == 0).all()
+        elif a.ndim == 2:
+            assert not torch.equal(a, c), name
+    total, count, _ = first.loss(torch.tensor(rows(first, [65] * 4)))[0]["next_token"]
+    assert float(total.detach()) / count == pytest.approx(math.log(300), abs=0.2)
+
+
+def test_parameters_are_counted_as_they_are_and_sizes_left_out_are_derived() -> None:
+    for changes in CASES.values():
+        config = DecoderConfig(**{**SHAPE, **changes})
+        assert config.count_parameters() == sum(parameter.numel() for parameter in Decoder(config).parameters())
+    derived = DecoderConfig(vocab_size=512, hidden_size=192, num_hidden_layers=1)
+    assert (derived.num_attention_heads, derived.num_key_value_heads, derived.intermediate_size) == (3, 3, 512)
+    assert derived.count_parameters() == sum(parameter.numel() for parameter in Decoder(derived).parameters())
