@@ -130,7 +130,7 @@ def _chinese_score(sample: bytes, codec: str) -> float:
         if character in _COMMON:
             points += 1
         elif not ("\udc00" <= character <= "\udcff"):
-            points += _level(character.encode(codec), codec)
+            points += _level(character.encode(codec, "replace"), codec)  # Big5 has four codes of two characters
         else:
             points -= 1  # a wrong reading breaks off often
     return points / total if total else 0.0

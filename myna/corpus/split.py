@@ -10,9 +10,9 @@ Equal texts have equal hashes and stay together, so nothing that is tested on wa
 from __future__ import annotations
 
 import hashlib
-import mmap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,38 +76,46 @@ def _units(folder: Path, documents: NDArray[Any], options: SplitOptions, said: l
     rows: list[tuple[int, int, int]] = []
     hashes: list[bytes] = []
     cut = 0
-    with (folder / TEXT).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with (folder / TEXT).open("rb") as text:
         for number in range(len(documents)):
             start, end = int(documents["start"][number]), int(documents["end"][number])
-            ends = _section_ends(text, start, end, size) if main[number] else [end]
-            cut += len(ends) > 1
-            for stop in ends:
-                rows.append((start, stop, number))
-                hashes.append(hashlib.blake2b(text[start:stop], digest_size=16).digest())
-                start = stop
+            if not main[number]:
+                rows.append((start, end, number))
+                hashes.append(bytes(keys[number]))
+                continue
+            cut += end - start > size + size // 2
+            for section in _sections(text, start, end, size):
+                rows.append((start, start + len(section), number))
+                hashes.append(hashlib.blake2b(section, digest_size=16).digest())
+                start += len(section)
     if cut:
         which = "1 document was" if cut == 1 else f"{cut} documents were"
         said.append(f"{which} cut into sections of about {size:,} bytes at paragraph ends")
     return np.array(rows, dtype=RANGE), np.array(hashes, dtype="V16")
 
 
-def _section_ends(text: mmap.mmap, start: int, end: int, size: int) -> list[int]:
-    """Cut [start, end) every `size` bytes or a little less: at a paragraph, else a line, a sentence, a word, a character."""
-    ends: list[int] = []
-    while end - start > size + size // 2:
-        cut = 0
-        for mark in _ENDS:
-            found = text.rfind(mark, start + size // 2, start + size)
-            if found >= 0:
-                cut = found + len(mark)
-                break
-        if not cut:
-            cut = start + size
-            while text[cut] & 0xC0 == 0x80:
-                cut -= 1
-        ends.append(cut)
-        start = cut
-    return [*ends, end]
+def _sections(text: BinaryIO, start: int, end: int, size: int) -> Iterator[bytes]:
+    """Cut bytes [start, end) every `size` or a little less: at a paragraph, else a line, a sentence, a word, a character."""
+    text.seek(start)
+    held = b""
+    left = end - start
+    while left:
+        held += text.read(min(2 * size, left) - len(held))
+        cut = len(held) if left <= size + size // 2 else _end(held, size)
+        yield held[:cut]
+        held = held[cut:]
+        left -= cut
+
+
+def _end(data: bytes, size: int) -> int:
+    for mark in _ENDS:
+        found = data.rfind(mark, size // 2, size)
+        if found >= 0:
+            return found + len(mark)
+    cut = size
+    while data[cut] & 0xC0 == 0x80:
+        cut -= 1
+    return cut
 
 
 def _leave_out(part: NDArray[np.int8], keys: NDArray[Any], main: NDArray[np.int64], said: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The cleaned corpus on disk, memory-mapped: text, documents, where every byte came from, and the three parts.
+"""The cleaned corpus on disk, read in pieces: text, documents, where every byte came from, and the three parts.
 
 A corpus directory holds `text.utf8` (the cleaned text of all kept documents, end to end), `documents.npy`, `spans.npy`
 (the map back to source bytes), `report.json`, and after the split `train.npy`, `valid.npy`, `test.npy`, `split.json`.
@@ -11,6 +11,7 @@ A corpus directory holds `text.utf8` (the cleaned text of all kept documents, en
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,9 @@ class Corpus:
         self.spans: NDArray[Any] = np.load(folder / "spans.npy", mmap_mode="r")
         self.report: dict[str, Any] = read_json(folder / "report.json")
         self.files: list[dict[str, Any]] = self.report["files"]
-        self._bytes: NDArray[np.uint8] = np.memmap(folder / TEXT, dtype=np.uint8, mode="r")
+        # Read, not mapped: mapped pages of a large text would count as this process's memory.
+        self._text = (folder / TEXT).open("rb", buffering=0)
+        self.size = os.fstat(self._text.fileno()).st_size  # bytes of text
         self._span_starts: NDArray[np.int64] = np.ascontiguousarray(self.spans["start"])
 
     @classmethod
@@ -65,7 +68,14 @@ class Corpus:
 
     def text(self, start: int, end: int) -> str:
         """Decode bytes [start, end); both must be character boundaries."""
-        return self._bytes[int(start):int(end)].tobytes().decode("utf-8")
+        return self._read(int(start), int(end)).decode("utf-8")
+
+    def _read(self, start: int, end: int) -> bytes:
+        parts = []
+        while start < end and (data := os.pread(self._text.fileno(), end - start, start)):  # one call gives at most 2 GiB
+            parts.append(data)
+            start += len(data)
+        return b"".join(parts)
 
     def pieces(self, start: int, end: int, size: int = 65536) -> Iterator[str]:
         """Yield the text of [start, end) in pieces of at most `size` bytes.
@@ -75,9 +85,9 @@ class Corpus:
         start, end = int(start), int(end)
         size = max(size, 4)  # a character has at most four bytes
         while start < end:
-            data = self._bytes[start:min(start + size, end)].tobytes()
-            if start + len(data) < end:
-                data = data[:_cut(data + self._bytes[start + len(data):start + len(data) + 1].tobytes())]
+            data = self._read(start, min(start + size + 1, end))
+            if len(data) > size:
+                data = data[:_cut(data)]
             yield data.decode("utf-8")
             start += len(data)
 
@@ -90,7 +100,7 @@ class Corpus:
         row = max(0, int(np.searchsorted(self._span_starts, byte, side="right")) - 1)
         span = self.spans[row]
         start = int(span["start"])
-        end = int(self._span_starts[row + 1]) if row + 1 < len(self._span_starts) else len(self._bytes)
+        end = int(self._span_starts[row + 1]) if row + 1 < len(self._span_starts) else self.size
         ahead = (int(byte) - start) * int(span["size"]) // max(1, end - start)
         return int(span["file"]), int(span["offset"]) + ahead
 

@@ -55,6 +55,11 @@ def test_three_characters_are_enough_for_chinese() -> None:
         assert {detect(text[i:i + 3].encode(codec)) for i in range(len(text) - 2)} == {found}
 
 
+def test_codes_of_two_characters() -> None:
+    """Big5 (HKSCS) has codes that stand for a letter and a mark; judging them does not fail."""
+    assert detect(b"\x88\x62\x88\xa5" * 10)
+
+
 def test_utf8_with_bad_bytes_stays_utf8() -> None:
     """A few bad bytes do not turn a file into another encoding; each is marked."""
     data = (SIMPLIFIED.encode() + b"\xff\xfe" + SIMPLIFIED.encode()) * 3
