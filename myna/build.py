@@ -135,9 +135,10 @@ class _Road:
         """Plan, rehearse, train, evaluate and write a decoder."""
         import torch
 
+        from myna.models.decoder import new_decoder
         from myna.models.pretrained import save_decoder
         from myna.train.loop import Hooks, Run, train
-        from myna.train.rehearsal import new_decoder, rehearse
+        from myna.train.rehearsal import rehearse
 
         with self.clock.stage("plan"):
             plan = self._plan(request)
@@ -152,7 +153,7 @@ class _Road:
             with self.clock.stage("rehearsal"):
                 rehearse(plan, self.tokenizer, read, self.recipe.train, self.out / ".rehearsal")
         with self.clock.stage("train"):
-            model = new_decoder(plan)
+            model = new_decoder(plan.config(), plan.seed, plan.precision)
             hooks = Hooks(lambda: self._validate(model), lambda: self._sample(model))
             end = train(model, read, Run(plan.steps, plan.micro_rows, plan.seconds), self.recipe.train, self.out, hooks)
         actual = {"seconds": round(end.seconds, 3), "seconds_per_step": end.seconds / end.step, "steps": end.step, "tokens": end.tokens,

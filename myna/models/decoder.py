@@ -194,3 +194,14 @@ class Decoder(nn.Module):
                 nll = F.cross_entropy(logits, batch[row, new + 1 : width + 1], reduction="none")
                 scores[start + new : start + width] = -nll.numpy()
         return scores
+
+
+def new_decoder(config: DecoderConfig, seed: int, precision: str) -> Decoder:
+    """Make a decoder to be trained from its first weights, computing in `precision` (a torch dtype's name)."""
+    model = Decoder(config, seed)
+    model.compute_dtype = getattr(torch, precision)
+    # gains on normalised queries and keys cost a tenth of a step and gained nothing (docs/log.md): they stay 1 in pre-training
+    for name, parameter in model.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            parameter.requires_grad_(False)
+    return model

@@ -21,7 +21,7 @@ import torch
 from myna.console import say
 from myna.errors import UserError
 from myna.machine import current_memory, probe
-from myna.models.decoder import Decoder, DecoderConfig
+from myna.models.decoder import DecoderConfig, new_decoder
 from myna.train.optimizer import make_optimizers, step_optimizers
 from myna.train.options import PlanOptions, TrainOptions
 
@@ -189,8 +189,7 @@ RUNTIME_BYTES = 150 << 20  # PyTorch's work buffers, validation and the checkpoi
 
 def time_steps(config: DecoderConfig, batch_rows: int, micro_rows: int, precision: str, options: TrainOptions) -> tuple[float, float]:
     """Time real optimizer steps of this shape on random ids; returns (seconds per step, seconds per token of a forward pass)."""
-    model = Decoder(config)
-    model.compute_dtype = getattr(torch, precision)
+    model = new_decoder(config, 0, precision)
     optimizers = make_optimizers(model, options)
     ids = torch.randint(config.vocab_size, (batch_rows, config.max_position_embeddings + 1), generator=torch.Generator().manual_seed(0))
     seconds = []

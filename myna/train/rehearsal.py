@@ -17,7 +17,7 @@ from torch import Tensor
 from myna.errors import UserError
 from myna.generate.options import SampleOptions
 from myna.generate.text import generate_text
-from myna.models.decoder import Decoder
+from myna.models.decoder import new_decoder
 from myna.models.pretrained import load_model, save_decoder
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.loop import Hooks, Run, train
@@ -27,21 +27,10 @@ from myna.train.plan import Plan
 _BATCHES = 2
 
 
-def new_decoder(plan: Plan) -> Decoder:
-    """Make the planned model with its first weights."""
-    model = Decoder(plan.config(), plan.seed)
-    model.compute_dtype = getattr(torch, plan.precision)
-    # gains on normalised queries and keys cost a tenth of a step and gained nothing (docs/log.md): they stay 1 in pre-training
-    for name, parameter in model.named_parameters():
-        if name.endswith(("q_norm.weight", "k_norm.weight")):
-            parameter.requires_grad_(False)
-    return model
-
-
 def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Tensor], options: TrainOptions, folder: Path) -> None:
     """Run two steps of everything in `folder`, which is removed; raises UserError when the reloaded model gives other numbers."""
     shutil.rmtree(folder, ignore_errors=True)
-    model = new_decoder(plan)
+    model = new_decoder(plan.config(), plan.seed, plan.precision)
     train(model, read, Run(_BATCHES, plan.micro_rows), replace(options, validations=0), folder / "run", Hooks())
     save_decoder(model, folder / "model", tokenizer.pad_id)
     tokenizer.save(folder / "model", plan.context)
