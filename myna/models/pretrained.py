@@ -53,7 +53,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         why = "a pickle, which can run code, so it is never opened" if folder.suffix in _PICKLES else "a file"
         raise UserError(f"{folder} is {why}", "a directory with config.json and model.safetensors", action)
     if (folder / "plan.json").is_file() and not (folder / "myna.json").is_file():  # which is written last
-        raise UserError(f"{folder} holds a build that was not finished", "a model directory", f"go on with myna build --resume --out {folder}")
+        raise UserError(f"{folder} holds a build that was not finished", "a model directory",
+                        f"go on with myna build --resume --out {folder}")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json", "a model directory", action)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
@@ -98,7 +99,8 @@ def _load_decoder(folder: Path, config: dict[str, Any]) -> Decoder:
     with torch.no_grad():
         for name, parameter in wanted.items():
             if stored[name].shape != tuple(parameter.shape):
-                raise UserError(f"{name} in {folder} has shape {_shown(list(stored[name].shape))}", f"{list(parameter.shape)}, as config.json says")
+                raise UserError(f"{name} in {folder} has shape {_shown(list(stored[name].shape))}",
+                                f"{list(parameter.shape)}, as config.json says")
             parameter.copy_(torch.from_numpy(stored[name].read()))
     return model.requires_grad_(False).eval()
 

@@ -146,7 +146,7 @@ def test_a_row_may_fill_the_context_and_not_a_step_more(model: Decoder) -> None:
     state = model.start(2)
     model.step([full[:60], other], state)
     with pytest.raises(ValueError, match="64"):
-        model.step([full[60:] + [1], [1]], state)
+        model.step([[*full[60:], 1], [1]], state)
     assert state.lengths == [60, 3]
     # the short row's padding points past the end of the context while the other row is filled
     out = model.step([full[60:], [5]], state)

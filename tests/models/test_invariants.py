@@ -40,8 +40,8 @@ def ngram(smoothing: str = "kneser_ney", order: int = 4) -> Case:
 
 
 def decoder(**changes: Any) -> Case:
-    shape = {"vocab_size": 21, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-             "max_position_embeddings": 32, **changes}
+    shape = {"vocab_size": 21, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "head_dim": 32, "max_position_embeddings": 32, **changes}
     model = Decoder(DecoderConfig(**shape)).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # not the first weights, of which some are zero

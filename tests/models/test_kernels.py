@@ -20,7 +20,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def both(ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: list[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def both(ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: list[Tensor],
+         dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Run ours in `dtype` and the plain one in float64; returns pairs of (output and gradients of every input) in float64."""
     found = []
     for function, kind in ((ours, dtype), (plain, torch.float64)):
