@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from myna.config import make
+from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
 from myna.generate.options import SampleOptions
 from myna.generate.text import Generation, Stream, generate_text, stream_text
@@ -55,8 +56,10 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
 
         myna.build("my-texts/", minutes=3, out="my-model", options={"tokenizer.kind": "characters"}).metrics["bits_per_byte"].value
     """
+    import myna
     from myna.build import build as build_directory  # here, so that using a model does not load what makes one
 
+    vars(myna)["build"] = build  # importing the module of the same name has put the module in the function's place
     wanted = {"minutes": minutes, "steps": steps, "seed": seed, "threads": threads, "family": family}
     recipe = Recipe.from_flat(options or {}, make(BuildOptions, wanted))
     return build_directory(_paths(inputs), Path(out), recipe, resume, _paths(valid), _paths(test))
@@ -105,10 +108,13 @@ class Model:
         return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options))
 
     def log_probs(self, ids: Sequence[int]) -> LogProbs:
-        """Score the tokens of one document from its beginning: natural logarithms, (T,).
+        """Score the tokens of one document from its beginning: natural logarithms, (T,). Raises UserError on an unknown id.
 
             model.log_probs(model.tokenizer.encode("Once upon a time")).sum()
         """
+        size = self.language_model.vocab_size
+        if unknown := [id for id in ids if not 0 <= id < size]:
+            raise UserError(f"there is no token {unknown[0]}", f"ids from 0 to {size - 1}", "model.tokenizer.encode(text) gives them")
         return self.language_model.log_probs(ids)
 
     def evaluate(self, files: Paths, **options: Unpack[Measuring]) -> Report:
