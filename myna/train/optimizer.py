@@ -23,7 +23,7 @@ from myna.train.options import TrainOptions
 # Quintic Newton-Schulz coefficients and number of iterations, from the reference cited above; torch.optim.Muon has the same.
 _A, _B, _C = 3.4445, -4.775, 2.0315
 _ITERATIONS = 5
-_RATES = {"muon": 0.02, "adamw": 0.003, "sgd": 0.1}  # measured on Shakespeare, docs/log.md
+_RATES = {"muon": 0.03, "adamw": 0.003, "sgd": 0.1}  # measured on Shakespeare, docs/log.md
 
 
 class Muon(Optimizer):

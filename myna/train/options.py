@@ -42,8 +42,8 @@ class TrainOptions:
     optimizer: Literal["muon", "adamw", "sgd"] = "muon"
     "muon trains the matrices inside the layers with Muon and the rest with AdamW; adamw and sgd train all."
     learning_rate: float | None = None
-    "Peak rate of the layers' matrices; none is 0.02 for muon, 0.003 for adamw, 0.1 for sgd."
-    embedding_learning_rate: float = 0.02
+    "Peak rate of the layers' matrices; none is 0.03 for muon, 0.003 for adamw, 0.1 for sgd."
+    embedding_learning_rate: float = 0.03
     "Peak rate of embeddings, head and norms under muon."
     weight_decay: float = 0.01
     "Decoupled weight decay of the matrices (AdamW and Muon multiply it by the rate)."

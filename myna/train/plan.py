@@ -141,7 +141,7 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
     assert chosen is not None
     config, tokens = chosen
     # the batch may grow with the tokens (McCandlish et al. 2018); small ones learn more per token, large ones cost fewer updates
-    batch = 2048 if tokens < 1e6 else 4096 if tokens < 1e7 else 8192 if tokens < 1e8 else 32768
+    batch = 2048 if tokens < 4e6 else 4096 if tokens < 1.6e7 else 8192 if tokens < 1e8 else 32768
     return config, options.batch_tokens or batch
 
 
