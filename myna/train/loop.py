@@ -200,12 +200,14 @@ class _Watch:
         if self.run.seconds is None or position.step >= position.decay_start or len(self.recent) < _DRIFT_WINDOW:
             return False
         # looks and checkpoints are spread over the steps, so each step bears its share of them
-        per_step = statistics.median(self.recent) + self.other / self.steps
-        possible = int((self.run.seconds - position.seconds) / max(per_step, 1e-9))
-        if possible >= position.steps - position.decay_start:
+        share, left = self.other / self.steps, self.run.seconds - position.seconds
+        per_step = statistics.median(self.recent) + share
+        if left >= (position.steps - position.decay_start) * per_step:
             return False
+        # this is decided once, so count on the rate of the latest steps if it is lower: half of the window may be from before
+        per_step = max(per_step, statistics.median(self.recent[-(_DRIFT_WINDOW // 4):]) + share)
         position.decay_start = position.step
-        position.steps = position.step + max(1, possible)
+        position.steps = position.step + max(1, int(left / per_step))
         say(f"slower than planned ({per_step:.2f} s a step): the learning rate falls from here, {position.steps} steps in all")
         return True
 
