@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from myna.console import duration
 
 _POINTS = 300  # of the training curve: more than the chart has pixels for cannot be seen
-_SMOOTHING = 0.9  # weight of the past in the moving average over drawn points
+_SMOOTHED = 25  # the moving average reaches over this part of the curve to both sides, less at its steep beginning
 _ROOM = 1.12  # the first validation point lies this far below the top; the steeper beginning of training is cut off
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 14.0, 14.0, 44.0  # margins for the labels
 _STRIP = 34.0  # height of the learning rate below the curves
@@ -65,24 +65,23 @@ def read_curves(rows: Sequence[dict[str, Any]], bytes_per_token: float, baseline
 
 
 def smooth(points: Sequence[Point], most: int = _POINTS) -> tuple[list[Point], list[Point]]:
-    """Return the points thinned to means of equal runs of steps, and their moving average (unbiased at its beginning, as in Adam)."""
+    """Return the points thinned to means of equal runs of steps, and their moving average, centred so that it does not lag."""
     run = -(-len(points) // most) if points else 1
     thinned = [Point(part[-1].step, sum(p.value for p in part) / len(part), part[-1].seconds)
                for part in (points[at:at + run] for at in range(0, len(points), run))]
-    average, weight = 0.0, 0.0
     averaged = []
-    for point in thinned:
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * point.value
-        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
-        averaged.append(point._replace(value=average / weight))
+    for number, point in enumerate(thinned):
+        reach = min(number, len(thinned) // _SMOOTHED)
+        near = thinned[number - reach:number + reach + 1]
+        averaged.append(point._replace(value=sum(p.value for p in near) / len(near)))
     return thinned, averaged
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Choose about `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
-    rough = max(high - low, 1e-9) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    """Choose at most `count` + 1 round numbers (1, 2, 2.5 or 5 times a power of ten apart) within [low, high]."""
+    least = max(high - low, 1e-9) / count
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= least * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -138,13 +137,13 @@ def _limits(curves: Curves) -> tuple[float, float]:
     known = [p.value for p in curves.validation] + [v for v in (curves.baseline, curves.expected) if v]
     ends = [p.value for p in smooth(curves.training)[1]]
     top = max(known) * _ROOM if known else max(ends)
-    low = min(known + [v for v in ends if v < top])
+    low = min(known + [v for v in ends if v <= top])
     return low - 0.06 * (top - low) - 1e-3, top + 1e-3
 
 
 def _value_labels(axes: _Axes) -> list[str]:
     """Draw the lines behind and their values at the left."""
-    marks = ticks(axes.low, axes.high, 5)
+    marks = ticks(axes.low, axes.high, 6)
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9)) if len(marks) > 1 else 2
     return [f'<line class="grid" x1="{_LEFT}" x2="{axes.right}" y1="{axes.y(value):.1f}" y2="{axes.y(value):.1f}"/>'
             f'<text class="label" x="{_LEFT - 8}" y="{axes.y(value) + 4:.1f}" text-anchor="end">{value:.{digits}f}</text>'
@@ -155,7 +154,7 @@ def _step_labels(curves: Curves, axes: _Axes) -> list[str]:
     """Write steps below the drawing, and the time of each below it."""
     timed = sorted({*curves.training, *curves.validation})
     parts = []
-    for step in (round(t) for t in ticks(axes.first, axes.last, 7 if axes.width > 500 else 4) if t == round(t)):
+    for step in (round(t) for t in ticks(axes.first, axes.last, 7 if axes.width > 500 else 3) if t == round(t)):
         seconds = next((p.seconds for p in timed if p.step >= step), timed[-1].seconds) if step else 0.0
         at = axes.x(step)
         anchor = "end" if at > axes.right - 20 else "start" if at < _LEFT + 20 else "middle"

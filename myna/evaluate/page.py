@@ -29,11 +29,11 @@ from myna.models.record import Record, read_record
 from myna.tokenizer.scripts import SCRIPTS, script_ids
 
 _FILES_SHOWN = 50  # own choice: what a person looks through; the rest is counted, and all of it is in corpus/report.json
-_SAMPLE_CHARACTERS = 1200
+_SAMPLE_CHARACTERS = 700
 _WIDE, _NARROW = (800, 380), (340, 320)  # pixels of the chart on a desktop and on a phone
 _MEANINGS = {
     "bits_per_byte": "Surprise per byte of text: 8 is knowing nothing. Divided by 8, the size to which such text could be packed"
-                     " ({packed:.0%}). Compares any two models.",
+                     " ({packed:.0f} %). Compares any two models.",
     "bits_per_character": "The same per character; a Chinese character is three bytes. Compares any two models.",
     "perplexity": "As unsure as picking from this many equally likely tokens each time. Compares models with the same tokenizer.",
 }
@@ -61,8 +61,9 @@ def render(record: Record, log: Sequence[dict[str, Any]]) -> str:
     page = environment.get_template("page.html").render(
         record=record, myna=record.myna, plan=record.plan, actual=record.actual, lineage=record.lineage, tokens=record.tokens,
         report=record.report, verdict=_verdict(record), scores=_scores(record.report), span=_span(record.report),
-        score_table=_table(record.report), curves=curves, wide=_draw(curves, *_WIDE), narrow=_draw(curves, *_NARROW), growth=_growth(log), tiles=_tiles(record),
-        compared=_compared(record), shape=_shape(record), data=_data(record), command=shlex.join(record.lineage.get("argv", [])),
+        score_table=_table(record.report), curves=curves, wide=_draw(curves, *_WIDE), narrow=_draw(curves, *_NARROW),
+        growth=_growth(log), tiles=_tiles(record),
+        compared=_compared(record), shape=_shape(record), data=_data(record), command=shlex.join(["myna", *record.lineage.get("argv", [])[1:]]),
         slowest=max(record.myna.get("stages", {}).values(), default=0.0))
     # a lone half of a surrogate pair, as a file name may hold, is no character that a page can have
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -83,17 +84,17 @@ def _verdict(record: Record) -> dict[str, str]:
     beside = f"{value:.3f} beside {report.baseline_metrics['bits_per_byte'].value:.3f} bits per byte, on {text}"
     if gain.low > 0:
         interval = f"95 % interval {gain.low:.1f} to {gain.high:.1f} %"
-        return {"tone": "better", "head": f"{gain.value:.1f} % fewer bits per byte than its baseline", "under": f"{beside} ({interval})."}
+        return {"tone": "better", "head": f"{gain.value:.1f} % fewer bits per byte than its n-gram baseline", "under": f"{beside} ({interval})."}
     if gain.high < 0:
         interval = f"95 % interval {-gain.high:.1f} to {-gain.low:.1f} %"
-        return {"tone": "worse", "head": f"{-gain.value:.1f} % more bits per byte than its baseline", "under": f"{beside} ({interval})."}
-    return {"tone": "even", "head": "Not distinguishable from its baseline",
+        return {"tone": "worse", "head": f"{-gain.value:.1f} % more bits per byte than its n-gram baseline", "under": f"{beside} ({interval})."}
+    return {"tone": "even", "head": "Not distinguishable from its n-gram baseline",
             "under": f"{beside} (difference {_signed(gain.value)} %, {interval})."}
 
 
 def _scores(report: Report) -> list[dict[str, Any]]:
     """List each metric with its scores and the line that says what it means."""
-    packed = report.metrics["bits_per_byte"].value / 8 if "bits_per_byte" in report.metrics else 0.0
+    packed = 100 * report.metrics["bits_per_byte"].value / 8 if "bits_per_byte" in report.metrics else 0.0
     return [{"name": name.replace("_", " "), "meaning": _MEANINGS.get(name, "").format(packed=packed)} for name in report.metrics]
 
 
@@ -158,7 +159,7 @@ def _run(record: Record) -> list[tuple[str, str]]:
     plan, steps = record.plan, record.actual.get("steps")
     if not plan:
         return []
-    return [("steps", f"{steps or plan['steps']:,} of {human(plan['batch_rows'] * plan['context'])} tokens"),
+    return [("steps", f"{steps or plan['steps']:,} of {plan['batch_rows'] * plan['context']:,} tokens"),
             ("precision", f"{plan['precision']} products, float32 weights" + (", compiled" if plan["compile"] else "")),
             ("machine", f"{plan.get('machine', {}).get('cpu', '')}, {plan['threads']} threads")]
 
@@ -166,10 +167,11 @@ def _run(record: Record) -> list[tuple[str, str]]:
 def _curves(record: Record, log: Sequence[dict[str, Any]]) -> Curves | None:
     """Read the curves; None when nothing was trained step by step."""
     train = record.tokens.get("parts", {}).get("train", {})
-    if not train.get("tokens") or not any(row["event"] in ("step", "valid") for row in log):
+    if not train.get("tokens"):
         return None
     predicted = record.plan.get("predicted", {})
-    return read_curves(log, train["bytes"] / train["tokens"], _baseline(record), predicted.get("bits_per_byte"))
+    curves = read_curves(log, train["bytes"] / train["tokens"], _baseline(record), predicted.get("bits_per_byte"))
+    return curves if curves.training or curves.validation else None
 
 
 def _draw(curves: Curves | None, width: int, height: int) -> Markup:
@@ -194,16 +196,16 @@ def _growth(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _data(record: Record) -> dict[str, Any]:
-    """Sum up where the text came from: files that had trouble first, then the largest; at most 50, the rest counted."""
+    """Sum up where the text came from; of the files, those that had trouble and the largest are shown, at most 50 of each."""
     entries = record.corpus.get("files") or record.lineage.get("inputs", [])
     total, kept = sum(e.get("bytes") or 0 for e in entries), sum(e.get("kept") or 0 for e in entries)
-    ranked = sorted(entries, key=lambda e: (e.get("status", "ok") == "ok", -(e.get("bytes") or 0)))
-    shown, rest = ranked[:_FILES_SHOWN], ranked[_FILES_SHOWN:]
     root = _common_folder([e["path"] for e in entries])
-    files = [{**e, "short": e["path"].removeprefix(root), "largest": max(e.get("dropped") or {}, key=lambda k: e["dropped"][k], default="")}
-             for e in shown]
+    ranked = [{**e, "short": e["path"].removeprefix(root), "kind": _format(e), "largest": _sum([e.get("dropped")]).most_common(1)}
+              for e in sorted(entries, key=lambda e: -(e.get("bytes") or 0))]
+    shown, rest = ranked[:_FILES_SHOWN], ranked[_FILES_SHOWN:]
+    trouble = [e for e in ranked if e["status"] != "ok"][:_FILES_SHOWN]
     dropped, rewritten = _sum(e.get("dropped") for e in entries), _sum(e.get("rewritten") for e in entries)
-    return {"bytes": total, "kept": kept, "root": root, "files": files, "count": len(entries), "rest": len(rest),
+    return {"bytes": total, "kept": kept, "root": root, "files": shown, "trouble": trouble, "count": len(entries), "rest": len(rest),
             "rest_bytes": sum(e.get("bytes") or 0 for e in rest), "dropped": dropped.most_common(), "rewritten": rewritten.most_common(),
             "documents": sum(e.get("documents") or 0 for e in entries),
             "formats": _counted(_format(e) for e in entries), "encodings": _counted(e.get("encoding", "") for e in entries),
@@ -265,6 +267,7 @@ def _digest(style: str) -> str:
 
 
 def _cut(text: str) -> str:
+    text = text.strip()
     return text if len(text) <= _SAMPLE_CHARACTERS else text[:_SAMPLE_CHARACTERS].rstrip() + " …"
 
 
