@@ -67,7 +67,9 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         words = [str(argument) for argument in arguments]
         raise UserError(f"{name} is {value!r}{nearest(str(value), words)}", "one of " + ", ".join(words))
     if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else list(value)
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise UserError(f"{name} is {value!r}", "a list")
         return tuple(convert(item, arguments[0], name) for item in items)
     return _convert_plain(value, kind, name)
 

@@ -52,7 +52,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically: UTF-8, two spaces, keys in the order given, floats exact, no NaN."""
-    write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a file name that is no text keeps its bytes, as \\udcff
 
 
 def read_json(path: Path) -> Any:
