@@ -56,7 +56,8 @@ def render(record: Record) -> str:
         record=record, lineage=lineage, plan=record.plan, actual=record.actual, tokens=record.tokens, language=_language(record.tokens),
         rows=_rows(record.report), verdict=record.report.verdict(), files=ranked[:_FILES_SHOWN], rest=len(ranked[_FILES_SHOWN:]),
         count=len(entries), kept=sum(e.get("kept") or 0 for e in entries), bytes=sum(e.get("bytes") or 0 for e in entries),
-        dropped=_dropped(entries), tags=["myna", record.model_type, record.family], command=shlex.join(["myna", *lineage.get("argv", [])[1:]]))
+        dropped=_dropped(entries), tags=["myna", record.model_type, record.family],
+        command=shlex.join(["myna", *lineage.get("argv", [])[1:]]))
 
 
 def escape(value: Any) -> Any:

@@ -62,8 +62,8 @@ def render(record: Record, log: Sequence[dict[str, Any]]) -> str:
         record=record, myna=record.myna, plan=record.plan, actual=record.actual, lineage=record.lineage, tokens=record.tokens,
         report=record.report, verdict=_verdict(record), scores=_scores(record.report), span=_span(record.report),
         score_table=_table(record.report), curves=curves, wide=_draw(curves, *_WIDE), narrow=_draw(curves, *_NARROW),
-        growth=_growth(log), tiles=_tiles(record),
-        compared=_compared(record), shape=_shape(record), data=_data(record), command=shlex.join(["myna", *record.lineage.get("argv", [])[1:]]),
+        growth=_growth(log), tiles=_tiles(record), compared=_compared(record), shape=_shape(record), data=_data(record),
+        command=shlex.join(["myna", *record.lineage.get("argv", [])[1:]]),
         slowest=max(record.myna.get("stages", {}).values(), default=0.0))
     # a lone half of a surrogate pair, as a file name may hold, is no character that a page can have
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -84,10 +84,12 @@ def _verdict(record: Record) -> dict[str, str]:
     beside = f"{value:.3f} beside {report.baseline_metrics['bits_per_byte'].value:.3f} bits per byte, on {text}"
     if gain.low > 0:
         interval = f"95 % interval {gain.low:.1f} to {gain.high:.1f} %"
-        return {"tone": "better", "head": f"{gain.value:.1f} % fewer bits per byte than its n-gram baseline", "under": f"{beside} ({interval})."}
+        return {"tone": "better", "head": f"{gain.value:.1f} % fewer bits per byte than its n-gram baseline",
+                "under": f"{beside} ({interval})."}
     if gain.high < 0:
         interval = f"95 % interval {-gain.high:.1f} to {-gain.low:.1f} %"
-        return {"tone": "worse", "head": f"{-gain.value:.1f} % more bits per byte than its n-gram baseline", "under": f"{beside} ({interval})."}
+        return {"tone": "worse", "head": f"{-gain.value:.1f} % more bits per byte than its n-gram baseline",
+                "under": f"{beside} ({interval})."}
     return {"tone": "even", "head": "Not distinguishable from its n-gram baseline",
             "under": f"{beside} (difference {_signed(gain.value)} %, {interval})."}
 

@@ -38,7 +38,8 @@ def write_log(path: Path, steps: int = 400, sample: str = CHINESE) -> None:
         common = {"tokens": step * 4096, "seconds": seconds}
         rows.append({"event": "step", "step": step, "loss": loss, "gradient_norm": 0.5, "learning_rate": rate, **common})
         if step == steps * 7 // 10:
-            rows.append({"event": "note", "step": step, "text": f"slower than planned: the decay starts at step {step} of {steps}", **common})
+            text = f"slower than planned: the decay starts at step {step} of {steps}"
+            rows.append({"event": "note", "step": step, "text": text, **common})
         if step % max(1, steps // 10) == 0:
             rows.append({"event": "valid", "step": step, "bits_per_byte": (loss + 0.06) / 2.06, "loss": loss + 0.06, **common})
             rows.append({"event": "sample", "step": step, "text": sample[:20 + step % 30], **common})
@@ -104,8 +105,9 @@ def _write_corpus(folder: Path, text: str) -> list[dict[str, Any]]:
                "dropped_documents": {}, "status": {"ok": 70, "partial": 1, "rejected": 1}}
     _write(folder / "report.json", {"totals": totals, "files": files})
     parts = {"train": 1_216_210, "valid": 68_000, "test": 70_000}
+    said = ["1 document was cut into sections of about 65,536 bytes at paragraph ends"]
     _write(folder / "split.json", {**{name: {"bytes": size, "ranges": 3, "documents": 3} for name, size in parts.items()},
-                                   "left_out_bytes": 0, "said": ["1 document was cut into sections of about 65,536 bytes at paragraph ends"]})
+                                   "left_out_bytes": 0, "said": said})
     (folder / "text.utf8").write_bytes(b"")
     (folder / "documents.npy").write_bytes(b"")
     return files

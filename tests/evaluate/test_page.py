@@ -65,7 +65,8 @@ def test_the_headline_is_the_verdict(decoder: Page) -> None:
 
 
 @pytest.mark.parametrize(("report", "headline", "interval"), [
-    (make_report(2.0, 1.932), "3.5 % more bits per byte", "2.7 to 4.3 %"), (make_report(1.93, 1.935), "Not distinguishable", "−0.5 to +1.1 %"),
+    (make_report(2.0, 1.932), "3.5 % more bits per byte", "2.7 to 4.3 %"),
+    (make_report(1.93, 1.935), "Not distinguishable", "−0.5 to +1.1 %"),
     (Report(make_report().metrics), "1.837 bits per byte", "no baseline")])
 def test_the_headline_says_when_it_is_not_better(tmp_path: Path, report: Report, headline: str, interval: str) -> None:
     page = Page(write_page(write_directory(tmp_path / "m", report=report)))
@@ -77,8 +78,8 @@ def test_everything_a_build_knows_is_on_the_page(decoder: Page) -> None:
             "bits per character", "6-gram, modified Kneser-Ney", "53.20", "[51.70, 54.70]", "bootstrap=2000", "23 %",  # scores
             "n-gram 1.933", "slower than planned", "predicted before step 1: 1.860", "2 min 52 s",  # curves
             "step 40", "step 200", "step 400", CHINESE[4:30], "First Citizen Speak, speak.",  # samples
-            "3 min 0 s", "2 min 56 s", "−2 %", "871.0 MB", "32,832", "400 of 4,096 tokens", "2 heads of 32, 1 for keys and values",  # plan, shape
-            "72 files", "94.84 %", "duplicate", "2,800 characters", "24 in gb18030", "rejected: an image", "cut short", "22 more files",  # text
+            "3 min 0 s", "2 min 56 s", "−2 %", "871.0 MB", "32,832", "400 of 4,096 tokens", "2 heads of 32, 1 for keys and values",  # plan
+            "72 files", "94.84 %", "duplicate", "2,800 characters", "24 in gb18030", "rejected: an image", "cut short", "22 more files",
             "cut into sections", "89.8 %", "405,403", "Han", "3.67", "512 tokens in the vocabulary",  # split, tokenizer
             "read and clean", "7.7 s", "2.13.0", f"myna build '{CHINESE}' --out my-model", "ef" * 32, "ab" * 32):  # time, lineage
         assert said in decoder.text, said
@@ -159,7 +160,8 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
 
 @pytest.mark.parametrize("curves", [
     Curves([Point(1, 2.0, 0.5)], [Point(1, 2.1, 0.5)], [Point(1, 1.0, 0.5)], 1.9, 2.2), Curves([], [Point(5, 2.1, 0.5)], []),
-    Curves([Point(1, 2.0, 0.1), Point(2, 2.0, 0.2)], [], [Point(1, 0.0, 0.1)]), Curves([Point(s, 3 / s, s) for s in range(1, 5000)], [], [])])
+    Curves([Point(1, 2.0, 0.1), Point(2, 2.0, 0.2)], [], [Point(1, 0.0, 0.1)]),
+    Curves([Point(s, 3 / s, s) for s in range(1, 5000)], [], [])])
 def test_the_shortest_runs_are_drawn_too(curves: Curves) -> None:
     svg = draw_curves(curves, 340, 320)
     numbers = [float(n) for n in re.findall(r'(?:x|y|cx|cy|x1|x2|y1|y2)="(-?[\d.]+)"', svg)]
