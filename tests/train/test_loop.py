@@ -73,7 +73,8 @@ def assert_same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 def rows(folder: Path, *events: str) -> list[dict[str, Any]]:
     """The log without what a clock decides."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(folder / "log.jsonl") if not events or row["event"] in events]
+    found = [row for row in read_log(folder / "log.jsonl") if not events or row["event"] in events]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
 
 
 class Toy(nn.Module):
@@ -134,8 +135,8 @@ def counted(model: Toy, batch: Tensor, carry: Any) -> Any:
 def test_micro_batches_that_count_differently_are_divided_once(micro_rows: int, tmp_path: Path) -> None:
     batch = torch.tensor([[1.0, 2, 3], [0, 1, 1], [0, 2, 2], [2, 1, 0], [1, 1, 1], [0, 0, 1]])
     model = Toy(counted)
-    train(model, lambda step: batch, Run(1, micro_rows), replace(OPTIONS, optimizer="sgd", momentum=0.0, weight_decay=0.0, gradient_clip=1e9),
-          tmp_path, Hooks())
+    options = replace(OPTIONS, optimizer="sgd", momentum=0.0, weight_decay=0.0, gradient_clip=1e9)
+    train(model, lambda step: batch, Run(1, micro_rows), options, tmp_path, Hooks())
     plain = torch.eye(3, requires_grad=True)
     loss = ((batch[[0, 3, 4]] @ plain - 1) ** 2).sum(-1).mean()
     loss.backward()
@@ -443,7 +444,8 @@ def test_a_process_asked_to_stop_saves_the_step_it_is_at(number: signal.Signals,
     finally:
         torch.set_num_threads(threads)
     assert rows(tmp_path / "again", "step") == logged
-    assert_same_bits(weights(model), {name.removeprefix("model."): value for name, value in found.tensors.items() if name.startswith("model.")})
+    saved = {name.removeprefix("model."): value for name, value in found.tensors.items() if name.startswith("model.")}
+    assert_same_bits(weights(model), saved)
 
 
 # ---- the clock ----

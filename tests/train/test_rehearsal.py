@@ -1,0 +1,105 @@
+"""The rehearsal finds what would fail late, before step 1, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from myna.errors import UserError
+from myna.models.decoder import Decoder, DecoderConfig
+from myna.models.pretrained import save_decoder
+from myna.tokenizer.options import TokenizerOptions
+from myna.tokenizer.tokenizer import Tokenizer
+from myna.tokenizer.train import train_tokenizer
+from myna.train import rehearsal
+from myna.train.options import TrainOptions
+from myna.train.plan import Plan
+from myna.train.rehearsal import rehearse
+from tests.tokenizer.corpora import write_corpus
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "c", list(topics.values())[:8])
+    return train_tokenizer(corpus, TokenizerOptions(vocab_size=320))
+
+
+@pytest.fixture
+def plan(tokenizer: Tokenizer) -> Plan:
+    shape = DecoderConfig(tokenizer.vocab_size, 64, 2, 64, 2, 1, 32, 32, tie_word_embeddings=False, eos_token_id=tokenizer.separator_id)
+    return Plan("decoder", dataclasses.asdict(shape), shape.count_parameters(), 32, 4, 2, 100, "bfloat16", False, 1, 0, 12800, None,
+                {}, {}, [])
+
+
+def read(step: int) -> Tensor:
+    return torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(step))
+
+
+def test_a_sound_build_passes_and_leaves_nothing(plan: Plan, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    steps: list[int] = []
+    (tmp_path / "r" / "model").mkdir(parents=True)  # what a killed rehearsal left
+    (tmp_path / "r" / "model" / "config.json").write_text("{")
+    rehearse(plan, tokenizer, lambda step: steps.append(step) or read(step), TrainOptions(), tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+    assert set(steps) == {0, 1}
+
+
+def one_bit(tensors: dict[str, Tensor]) -> None:
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 5] += 0.01
+
+
+def rounded(tensors: dict[str, Tensor]) -> None:
+    for name in tensors:
+        tensors[name] = tensors[name].bfloat16()
+
+
+def swapped(tensors: dict[str, Tensor]) -> None:
+    a, b = "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"
+    tensors[a], tensors[b] = tensors[b].clone(), tensors[a].clone()
+
+
+def lost(tensors: dict[str, Tensor]) -> None:
+    del tensors["model.layers.0.self_attn.q_norm.weight"]
+
+
+@pytest.mark.parametrize("damage", [one_bit, rounded, swapped, lost])
+def test_a_save_that_is_broken_is_found(damage: Callable[[dict[str, Tensor]], None], plan: Plan, tokenizer: Tokenizer, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: Decoder, folder: Path, pad_token_id: int | None) -> None:
+        save_decoder(model, folder, pad_token_id)
+        tensors = load_file(folder / "model.safetensors")
+        damage(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    monkeypatch.setattr(rehearsal, "save_decoder", broken)
+    with pytest.raises(UserError):
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+
+
+def test_a_tokenizer_that_does_not_come_back_is_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tokenizer, "save", lambda self, folder, max_length=None: (folder / "tokenizer.json").write_text("{}"))
+    with pytest.raises(UserError):
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+
+
+def test_a_generation_that_fails_is_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("cannot generate")
+
+    monkeypatch.setattr(rehearsal, "generate_text", fail)
+    with pytest.raises(RuntimeError, match="cannot generate"):
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+
+
+def test_numbers_that_are_not_finite_are_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rehearsal"):
+        rehearse(plan, tokenizer, read, TrainOptions(optimizer="sgd", learning_rate=1e38, gradient_clip=1e30, warmup=0), tmp_path / "r")
