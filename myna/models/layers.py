@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myna.models.kernels import attend, normalize, rotate
+from myna.models.kernels import attend, gated_silu, normalize, rotate
 
 
 class Linear(nn.Linear):
@@ -68,12 +68,12 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         H, K = self.heads, self.key_value_heads
         qkv = norm.project(x, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * K, self.head_dim)
-        qk, v = qkv[:, :, : H + K], qkv[:, :, H + K :]
+        qk, v = torch.split(qkv, [H + K, K], dim=2)
         # the gain of dimension i turns with it: half of it meets the cosine, its partner's the sine
         gain = torch.cat((self.q_norm.weight.expand(H, -1), self.k_norm.weight.expand(K, -1)))  # (H + K, D)
         partner = gain.roll(self.head_dim // 2, dims=-1)
         qk = rotate(normalize(qk, self.q_norm.eps), (cos * gain).to(x.dtype), (sin * partner).to(x.dtype))
-        q, k = qk[:, :, :H], qk[:, :, H:]
+        q, k = torch.split(qk, [H, K], dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -95,8 +95,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size)
 
     def forward(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        gate, up = norm.project(x, self.gate_proj, self.up_proj).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(F.silu(gate) * up)
+        out: Tensor = self.down_proj(gated_silu(norm.project(x, self.gate_proj, self.up_proj)))
         return out
 
 
