@@ -136,7 +136,7 @@ def test_help_and_the_package_itself_stay_light() -> None:
 
 
 def test_the_flags_of_every_command_are_made_without_torch() -> None:
-    lines = ["from myna.cli.main import COMMANDS, main"] + ["for name in COMMANDS: assert main([name, '--help']) == 0"]
+    lines = ["from myna.cli.main import COMMANDS, main", "for name in COMMANDS: assert main([name, '--help']) == 0"]
     assert not {"torch", "numba"} & loaded_by("\n".join(lines))
 
 
