@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from myna.train.plan import Plan
 
 _WRITING_SECONDS = 3.0  # for the bootstrap, the card, the report and the hashes at the end
-_SAMPLE = SampleOptions(max_tokens=80, temperature=0.8, seed=0)
+_SAMPLE = SampleOptions(max_tokens=48, temperature=0.8, seed=0)
 _FINAL_SAMPLES = 3
 _FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 

@@ -61,7 +61,7 @@ class TrainOptions:
     "Share of the steps, at the end, in which the rate falls."
     gradient_clip: float = 1.0
     "Largest norm of the gradient; larger ones are scaled down to it."
-    validations: int = 10
+    validations: int = 6
     "Points of the validation curve, each with a sample."
     checkpoint_seconds: float = 60.0
     "Time between checkpoints."

@@ -27,8 +27,8 @@ from myna.train.options import PlanOptions, TrainOptions
 
 # (layers, hidden size) to choose from: depth grows with width as in the GPT-3 table (Brown et al. 2020, table 2.1), from smaller sizes
 LADDER = ((2, 64), (3, 128), (4, 192), (4, 256), (5, 320), (6, 384), (7, 448), (8, 512), (10, 640), (12, 768), (16, 1024))
-_TOKENS_PER_WEIGHT = 1.2  # tokens seen per weight of the layers at which the next larger shape begins to win
-_EFFICIENCY = 0.45  # of the small product's rate that a whole training step reaches, for choosing a shape before one is timed
+_TOKENS_PER_WEIGHT = 0.6  # tokens seen per weight of the layers at which the next larger shape begins to win
+_EFFICIENCY = 0.35  # of the small product's rate that a whole training step reaches, for choosing a shape before one is timed
 _SMALLEST_TRAINING = 5.0  # seconds left for training below which a build makes no sense
 _TIMED_STEPS = 4  # the first warms up
 
@@ -121,7 +121,7 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
                 torch.get_num_threads(), request.seed, tokens, request.seconds, predicted, dataclasses.asdict(machine), notes)
 
 
-VALIDATION_TOKENS = 16_384  # scored at each point of the validation curve
+VALIDATION_TOKENS = 8_192  # scored at each point of the validation curve
 
 
 def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> tuple[DecoderConfig, int]:
@@ -131,7 +131,7 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
         config = _shape(layers, hidden, text, options)
         layer_weights = config.count_parameters() - config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
         if request.steps is not None:
-            tokens = float(request.steps * (options.batch_tokens or 4096))
+            tokens = float(request.steps * (options.batch_tokens or 2048))
         else:
             assert request.seconds is not None
             tokens = request.seconds * rate / flops_per_token(config)
@@ -140,6 +140,12 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
             chosen = config, tokens
     assert chosen is not None
     config, tokens = chosen
+    # short windows learn more per token while little is known yet: 128 beat 256 by 1 % at 0.8M tokens (docs/log.md)
+    context = options.context or min(128 if tokens < 2.5e6 else 256 if tokens < 1e8 else 512, 2 ** int(math.log2(max(2, text.tokens - 1))))
+    if text.tokens <= context:
+        raise UserError(f"the training text has {text.tokens:,} tokens", f"more than one context of {context}",
+                        "give more text, or a smaller --plan.context")
+    config = dataclasses.replace(config, max_position_embeddings=context)
     # the batch may grow with the tokens (McCandlish et al. 2018); small ones learn more per token, large ones cost fewer updates
     batch = 2048 if tokens < 4e6 else 4096 if tokens < 1.6e7 else 8192 if tokens < 1e8 else 32768
     return config, options.batch_tokens or batch
@@ -155,11 +161,7 @@ def _shape(layers: int, hidden: int, text: Text, options: PlanOptions) -> Decode
     groups = options.num_key_value_heads or max(g for g in range(1, heads + 1) if heads % g == 0 and g <= max(1, heads // 2))
     if heads % groups:
         raise UserError(f"num_key_value_heads is {groups}", f"a divisor of the {heads} attention heads")
-    context = options.context or (256 if hidden <= 512 else 512)
-    if text.tokens <= context:
-        raise UserError(f"the training text has {text.tokens:,} tokens", f"more than one context of {context}",
-                        "give more text, or a smaller --plan.context")
-    return DecoderConfig(text.vocab_size, hidden, layers, options.intermediate_size or 0, heads, groups, head_dim, context,
+    return DecoderConfig(text.vocab_size, hidden, layers, options.intermediate_size or 0, heads, groups, head_dim, options.context or 256,
                          tie_word_embeddings=False, eos_token_id=text.separator_id)
 
 

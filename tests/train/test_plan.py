@@ -63,7 +63,7 @@ def test_with_minutes_everything_planned_fits_the_time(machine: dict[str, Any]) 
     sizes = []
     for seconds in (20.0, 60.0, 600.0, 6000.0):
         plan = make_plan(Request(seconds), TEXT, PlanOptions(max_epochs=1e9), TrainOptions())
-        scored = 10 * 2 * plan_module.VALIDATION_TOKENS * PER_TOKEN
+        scored = TrainOptions().validations * 2 * plan_module.VALIDATION_TOKENS * PER_TOKEN
         assert plan.predicted["seconds"] == pytest.approx(plan.steps * plan.predicted["seconds_per_step"] + scored)
         assert plan.predicted["seconds"] + 2 * TEXT.test_tokens * PER_TOKEN <= seconds
         assert (plan.steps + 1) * plan.predicted["seconds_per_step"] + scored + 4 * TEXT.test_tokens * PER_TOKEN > 0.9 * seconds
