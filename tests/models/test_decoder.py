@@ -91,13 +91,13 @@ def test_with_a_cache_in_pieces_of_any_size_rows_are_scored_as_without(pair: tup
 def test_after_truncate_and_select_it_goes_on_as_transformers_from_the_start(pair: tuple[Qwen3ForCausalLM, Decoder]) -> None:
     theirs, mine = pair
     first, second, third = rows(mine, [12, 9, 17], seed=3)
-    more = rows(mine, [4, 1, 6], seed=4)
+    more = rows(mine, [4, 3, 6], seed=4)
     state = mine.start(3)
     mine.step([first, second, third], state)
-    state.truncate([5, 9, 16])
+    state.truncate([0, 9, 16])  # an empty row beside others
     state.select([2, 0, 2])
     out = mine.step(more, state)
-    texts = [[*third[:16], *more[0]], [*first[:5], *more[1]], [*third[:16], *more[2]]]
+    texts = [[*third[:16], *more[0]], more[1], [*third[:16], *more[2]]]
     np.testing.assert_allclose(out, [their_log_probs(theirs, row)[-1] for row in texts], **CLOSE)
 
 
