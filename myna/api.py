@@ -56,10 +56,8 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
 
         myna.build("my-texts/", minutes=3, out="my-model", options={"tokenizer.kind": "characters"}).metrics["bits_per_byte"].value
     """
-    import myna
-    from myna.build import build as build_directory  # here, so that using a model does not load what makes one
+    from myna.road import build as build_directory  # here, so that using a model does not load what makes one
 
-    vars(myna)["build"] = build  # importing the module of the same name has put the module in the function's place
     wanted = {"minutes": minutes, "steps": steps, "seed": seed, "threads": threads, "family": family}
     recipe = Recipe.from_flat(options or {}, make(BuildOptions, wanted))
     return build_directory(_paths(inputs), Path(out), recipe, resume, _paths(valid), _paths(test))

@@ -74,7 +74,7 @@ def test_an_ngram_does_all_of_it_too(built: Built) -> None:
 
 
 def test_build_returns_the_scores_and_can_be_called_again(built: Built, tmp_path: Path) -> None:
-    for name in ("one", "two"):  # the second call met the module myna.build in the function's place once
+    for name in ("one", "two"):  # a submodule named build would replace the function after the first call
         report = myna.build(built.texts, 3, tmp_path / name, family="ngram", options=TINY)
     assert report.to_json().keys() >= {"bits_per_byte", "baseline"}
     assert (tmp_path / "two" / "myna.json").is_file()

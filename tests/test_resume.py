@@ -34,7 +34,7 @@ _LONG = 240.0  # seconds after which a process hangs; no promise, only an end to
 
 _FORKER = textwrap.dedent("""
     import json, os, sys, traceback
-    import torch, torch._dynamo, myna.build, myna.api, myna.cli.build, myna.models.pretrained
+    import torch, torch._dynamo, myna.road, myna.api, myna.cli.build, myna.models.pretrained
     import myna.train.loop, myna.train.plan, myna.train.rehearsal
     import myna.cli.plan, myna.audit.card, myna.evaluate.page, tokenizers, numba, rich.console, rich.progress
     from myna.cli.main import main

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--family ngram has no plan", "--family decoder", "an n-gram is counted in seconds: myna build --family ngram")
 
     from myna import machine
-    from myna.build import describe_plan, plan_decoder, prepare_ngram
+    from myna.road import describe_plan, plan_decoder, prepare_ngram
     from myna.corpus.clean import prepare_corpus
     from myna.data.shards import Shard, prepare_tokens
 

@@ -186,7 +186,7 @@ def predict_memory(config: DecoderConfig, micro_rows: int) -> int:
     return current_memory() + RUNTIME_BYTES + states + activations
 
 
-RUNTIME_BYTES = 150 << 20  # PyTorch's work buffers, validation and the checkpoint being written; measured (docs/log.md)
+RUNTIME_BYTES = 250 << 20  # PyTorch's work buffers, validation and the checkpoint being written; measured (docs/log.md)
 
 
 def time_steps(config: DecoderConfig, batch_rows: int, micro_rows: int, precision: str, options: TrainOptions) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -100,6 +101,9 @@ def test_a_generation_that_fails_is_found(plan: Plan, tokenizer: Tokenizer, tmp_
         rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
 
 
-def test_numbers_that_are_not_finite_are_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_are_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="rehearsal"):
         rehearse(plan, tokenizer, read, TrainOptions(optimizer="sgd", learning_rate=1e38, gradient_clip=1e30, warmup=0), tmp_path / "r")
+    monkeypatch.setattr(Decoder, "log_probs", lambda self, ids: np.full(len(ids), -np.inf, dtype=np.float32))  # equal before and after
+    with pytest.raises(UserError, match="rehearsal"):
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
