@@ -151,7 +151,7 @@ class _Road:
         torch.manual_seed(plan.seed)
         if not (self.out / "log.jsonl").is_file():
             with self.clock.stage("rehearsal"):
-                rehearse(plan, self.tokenizer, read, self.recipe.train, self.out / ".rehearsal")
+                rehearse(plan, self.tokenizer, read, self.recipe.train, self.out / ".rehearsal", _speak)
         with self.clock.stage("train"):
             model = new_decoder(plan.config(), plan.seed, plan.precision)
             hooks = Hooks(lambda: self._validate(model), lambda: self._sample(model))
@@ -242,6 +242,10 @@ def describe_plan(plan: Plan) -> str:
             f"context {plan.context}, {plan.precision}\n"
             f"  {plan.steps:,} steps of {plan.batch_rows * plan.context:,} tokens ({human(plan.tokens)} tokens in all)\n"
             f"  expected: {duration(expected['seconds'])} of training, {expected['peak_bytes'] / 2**20:,.0f} MiB at most{loss}")
+
+
+def _speak(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    generate_text(model, tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=4))
 
 
 def _request(recipe: Recipe, inputs: Sequence[Path], valid: Sequence[Path], test: Sequence[Path]) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--family ngram has no plan", "--family decoder", "an n-gram is counted in seconds: myna build --family ngram")
 
     from myna import machine
-    from myna.road import describe_plan, plan_decoder, prepare_ngram
     from myna.corpus.clean import prepare_corpus
     from myna.data.shards import Shard, prepare_tokens
+    from myna.road import describe_plan, plan_decoder, prepare_ngram
 
     machine.set_threads(recipe.build.threads or machine.usable_cores())
     with tempfile.TemporaryDirectory() as temporary:

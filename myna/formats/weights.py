@@ -76,7 +76,7 @@ def _list(path: Path) -> dict[str, StoredTensor]:
             known = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
             listed = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in known.items()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error})", "a safetensors file", "restore the file") from None
+        raise UserError(f"{path} cannot be read ({str(error)[:120]})", "a safetensors file", "restore the file") from None
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

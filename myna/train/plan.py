@@ -84,6 +84,7 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
     """Choose shape, batch, steps and precision; time real steps; refuse with numbers when memory or time will not do."""
     machine = probe()
     notes: list[str] = []
+    check_options(request, options, train)
     precision = options.precision or ("bfloat16" if request.steps is not None or machine.bfloat16_pays else "float32")
     rate = _EFFICIENCY * (machine.bfloat16_small_rate if precision == "bfloat16" else machine.float32_small_rate)
     config, batch_tokens = _choose(request, text, options, rate)
@@ -91,11 +92,13 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
     batch_rows = max(1, batch_tokens // context)
     micro_rows = max(1, min(batch_rows, options.micro_tokens // context))
     peak = predict_memory(config, micro_rows)
-    if peak > machine.free_memory:
-        raise UserError(f"training needs about {peak / 2**20:,.0f} MiB of memory and {machine.free_memory / 2**20:,.0f} MiB are free",
+    more = peak - current_memory()
+    if more > machine.free_memory:
+        raise UserError(f"training needs about {more / 2**20:,.0f} MiB of memory more and {machine.free_memory / 2**20:,.0f} MiB are free",
                         "enough free memory", "close other programs, or give a smaller --plan.micro-tokens or --plan.hidden-size")
     per_step, per_token = time_steps(config, batch_rows, micro_rows, precision, train)
     most = math.ceil(options.max_epochs * text.tokens / (batch_rows * context))
+    seconds = None
     if request.steps is not None:
         steps = request.steps
     else:
@@ -105,7 +108,7 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
         if left < _SMALLEST_TRAINING:
             raise UserError(f"{max(0.0, left):.0f} s are left for training after reading, counting and measuring the text",
                             f"at least {_SMALLEST_TRAINING:.0f} s", "give more --minutes, or less text")
-        steps = max(1, int(left / per_step))
+        steps, seconds = max(1, int(left / per_step)), left + looks
         if steps > most:
             notes.append(f"{options.max_epochs:g} passes over the text ({most:,} steps) are enough; more would only memorise it "
                          "(--plan.max-epochs)")
@@ -118,18 +121,42 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
     for note in notes:
         say(note)
     return Plan("decoder", dataclasses.asdict(config), config.count_parameters(), context, batch_rows, micro_rows, steps, precision, False,
-                torch.get_num_threads(), request.seed, tokens, request.seconds, predicted, dataclasses.asdict(machine), notes)
+                torch.get_num_threads(), request.seed, tokens, seconds, predicted, dataclasses.asdict(machine), notes)
 
 
 VALIDATION_TOKENS = 8_192  # scored at each point of the validation curve
 
 
+def check_options(request: Request, options: PlanOptions, train: TrainOptions) -> None:
+    """Raise UserError on a number that no plan can have."""
+    wrong = [(f"plan.{name}", value) for name in _POSITIVE if (value := getattr(options, name)) is not None and not value > 0]
+    wrong += [("steps", request.steps)] if request.steps is not None and request.steps < 1 else []
+    if options.head_dim is not None and options.head_dim % 2:
+        raise UserError(f"plan.head_dim is {options.head_dim}", "an even number: 32, 64 or 128")
+    if wrong:
+        raise UserError(f"{wrong[0][0]} is {wrong[0][1]}", "a number above 0", "leave it out to have it chosen")
+    for name, low, high in _RANGES:
+        value = getattr(train, name)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"train.{name} is {value:g}", f"a number from {low:g} to {high:g}")
+
+
+_POSITIVE = ("hidden_size", "num_hidden_layers", "intermediate_size", "head_dim", "num_key_value_heads", "context", "batch_tokens",
+             "micro_tokens", "max_epochs")
+_RANGES = (("learning_rate", 1e-8, 1e3), ("embedding_learning_rate", 1e-8, 1e3), ("weight_decay", 0, 1e3), ("momentum", 0, 0.9999),
+           ("beta1", 0, 0.9999), ("beta2", 0, 0.99999), ("warmup", 0, 1), ("decay", 0, 1), ("gradient_clip", 1e-6, 1e6),
+           ("validations", 0, 1000), ("checkpoint_seconds", 0, 1e9))
+
+
 def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> tuple[DecoderConfig, int]:
     """Walk up the ladder while the larger shape would still see enough tokens for its weights."""
     chosen = None
-    for layers, hidden in LADDER:
+    head_dim = options.head_dim or 64
+    for layers, hidden in [rung for rung in LADDER if rung[1] % head_dim == 0] or LADDER[:1]:
         config = _shape(layers, hidden, text, options)
-        layer_weights = config.count_parameters() - config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+        if config is None:
+            continue
+        layer_weights = config.count_parameters() - config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
         if request.steps is not None:
             tokens = float(request.steps * (options.batch_tokens or 2048))
         else:
@@ -138,7 +165,10 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
         tokens = min(tokens, options.max_epochs * text.tokens)
         if chosen is None or tokens >= _TOKENS_PER_WEIGHT * layer_weights:
             chosen = config, tokens
-    assert chosen is not None
+    if chosen is None:
+        raise UserError(f"hidden_size is {options.hidden_size}, head_dim is {head_dim}, "
+                        f"num_key_value_heads is {options.num_key_value_heads}",
+                        "a width in whole heads, and key-value heads that divide them", "choose others, or leave them to the plan")
     config, tokens = chosen
     # short windows learn more per token while little is known yet: 128 beat 256 by 1 % at 0.8M tokens (docs/log.md)
     context = options.context or min(128 if tokens < 2.5e6 else 256 if tokens < 1e8 else 512, 2 ** int(math.log2(max(2, text.tokens - 1))))
@@ -151,16 +181,16 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
     return config, options.batch_tokens or batch
 
 
-def _shape(layers: int, hidden: int, text: Text, options: PlanOptions) -> DecoderConfig:
+def _shape(layers: int, hidden: int, text: Text, options: PlanOptions) -> DecoderConfig | None:
+    """Make a rung's shape with what the user fixed; None when the two do not go together."""
     hidden, layers = options.hidden_size or hidden, options.num_hidden_layers or layers
     head_dim = options.head_dim or 64
-    if hidden % head_dim or hidden < head_dim:
-        raise UserError(f"hidden_size is {hidden}", f"a multiple of head_dim {head_dim}",
-                        "choose another --plan.hidden-size or --plan.head-dim")
+    if hidden % head_dim:
+        return None
     heads = hidden // head_dim
     groups = options.num_key_value_heads or max(g for g in range(1, heads + 1) if heads % g == 0 and g <= max(1, heads // 2))
     if heads % groups:
-        raise UserError(f"num_key_value_heads is {groups}", f"a divisor of the {heads} attention heads")
+        return None
     return DecoderConfig(text.vocab_size, hidden, layers, options.intermediate_size or 0, heads, groups, head_dim, options.context or 256,
                          tie_word_embeddings=False, eos_token_id=text.separator_id)
 

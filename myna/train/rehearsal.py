@@ -1,6 +1,6 @@
 """The rehearsal: two batches through train, save, reload, evaluate and generate before step 1, so that nothing fails late.
 
-    rehearse(plan, tokenizer, read, TrainOptions(), Path("my-model/.rehearsal"))
+    rehearse(plan, tokenizer, read, TrainOptions(), Path("my-model/.rehearsal"), lambda model, tokenizer: model.step([[0]], model.start()))
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from myna.errors import UserError
-from myna.generate.options import SampleOptions
-from myna.generate.text import generate_text
 from myna.models.decoder import new_decoder
 from myna.models.pretrained import load_model, save_decoder
+from myna.models.protocol import LanguageModel
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.loop import Hooks, Run, train
 from myna.train.options import TrainOptions
@@ -27,8 +26,12 @@ from myna.train.plan import Plan
 _BATCHES = 2
 
 
-def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Tensor], options: TrainOptions, folder: Path) -> None:
-    """Run two steps of everything in `folder`, which is removed; raises UserError when the reloaded model gives other numbers."""
+def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Tensor], options: TrainOptions, folder: Path,
+             speak: Callable[[LanguageModel, Tokenizer], object]) -> None:
+    """Run two steps of everything in `folder`, which is removed; raises UserError when the reloaded model gives other numbers.
+
+    speak: what generates from the opened model, handed in because generation stands on the same level as training.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     model = new_decoder(plan.config(), plan.seed, plan.precision)
     train(model, read, Run(_BATCHES, plan.micro_rows), replace(options, validations=0), folder / "run", Hooks())
@@ -41,5 +44,5 @@ def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Tensor], op
     if not (np.isfinite(before).all() and np.array_equal(before, after)):
         raise UserError("rehearsal: the saved model does not give the trained model's numbers", "equal log-probabilities",
                         "this is a defect of Myna or of this PyTorch; please report it")
-    generate_text(reloaded, Tokenizer.open(folder / "model"), "", SampleOptions(max_tokens=4, seed=0))
+    speak(reloaded, Tokenizer.open(folder / "model"))
     shutil.rmtree(folder)

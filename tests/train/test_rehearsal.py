@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from myna.errors import UserError
+from myna.generate.options import SampleOptions
+from myna.generate.text import generate_text
 from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.pretrained import save_decoder
+from myna.models.protocol import LanguageModel
 from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import train_tokenizer
@@ -44,11 +46,15 @@ def read(step: int) -> Tensor:
     return torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(step))
 
 
+def speak(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    generate_text(model, tokenizer, "", SampleOptions(max_tokens=4, seed=0))
+
+
 def test_a_sound_build_passes_and_leaves_nothing(plan: Plan, tokenizer: Tokenizer, tmp_path: Path) -> None:
     steps: list[int] = []
     (tmp_path / "r" / "model").mkdir(parents=True)  # what a killed rehearsal left
     (tmp_path / "r" / "model" / "config.json").write_text("{")
-    rehearse(plan, tokenizer, lambda step: steps.append(step) or read(step), TrainOptions(), tmp_path / "r")
+    rehearse(plan, tokenizer, lambda step: steps.append(step) or read(step), TrainOptions(), tmp_path / "r", speak)
     assert not list(tmp_path.iterdir())
     assert set(steps) == {0, 1}
 
@@ -82,28 +88,28 @@ def test_a_save_that_is_broken_is_found(damage: Callable[[dict[str, Tensor]], No
 
     monkeypatch.setattr(rehearsal, "save_decoder", broken)
     with pytest.raises(UserError):
-        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r", speak)
 
 
 def test_a_tokenizer_that_does_not_come_back_is_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "save", lambda self, folder, max_length=None: (folder / "tokenizer.json").write_text("{}"))
     with pytest.raises(UserError):
-        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r", speak)
 
 
-def test_a_generation_that_fails_is_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: Any, **options: Any) -> None:
+def test_a_generation_that_fails_is_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    def fail(model: LanguageModel, tokenizer: Tokenizer) -> None:
         raise RuntimeError("cannot generate")
 
-    monkeypatch.setattr(rehearsal, "generate_text", fail)
     with pytest.raises(RuntimeError, match="cannot generate"):
-        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r", fail)
 
 
 def test_numbers_that_are_not_finite_are_found(plan: Plan, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="rehearsal"):
-        rehearse(plan, tokenizer, read, TrainOptions(optimizer="sgd", learning_rate=1e38, gradient_clip=1e30, warmup=0), tmp_path / "r")
+        wild = TrainOptions(optimizer="sgd", learning_rate=1e38, gradient_clip=1e30, warmup=0)
+        rehearse(plan, tokenizer, read, wild, tmp_path / "r", speak)
     monkeypatch.setattr(Decoder, "log_probs", lambda self, ids: np.full(len(ids), -np.inf, dtype=np.float32))  # equal before and after
     with pytest.raises(UserError, match="rehearsal"):
-        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r")
+        rehearse(plan, tokenizer, read, TrainOptions(), tmp_path / "r", speak)
