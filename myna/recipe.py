@@ -86,12 +86,13 @@ class Recipe:
         return cls(build, **{section: make(kind, layers[section], where="the options") for section, kind in SECTIONS.items()})
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """List what differs between two recipes, as 'train.decay was 0.6, now 0.5'."""
+def differences(old: Recipe, new: Recipe, given_only: bool = False) -> list[str]:
+    """List what differs between two recipes, as 'train.decay was 0.6, now 0.5'; with `given_only` passing over defaults of the new."""
     found = []
     for section in (field.name for field in dataclasses.fields(Recipe)):
         before, after = getattr(old, section), getattr(new, section)
         names = [option.name for option in options_of(type(before))]
         found += [f"{section}.{name} was {getattr(before, name)}, now {getattr(after, name)}"
-                  for name in names if getattr(before, name) != getattr(after, name)]
+                  for name in names if getattr(before, name) != getattr(after, name)
+                  and not (given_only and getattr(after, name) == getattr(type(after)(), name))]
     return found

@@ -83,11 +83,17 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
         saved = _saved_request(out, recipe, inputs, resume, valid, test)
         if saved is None:
             say(f"{out} is finished")
+            _write_pages(out)  # a kill may have come between the last of these and myna.json
             return Report.from_json(read_json(out / "myna.json")["report"])
         recipe, inputs, valid, test = saved
         machine.set_threads(recipe.build.threads or machine.usable_cores())
         with clock.stage("read and clean"):
-            corpus = prepare_corpus(inputs, out / "corpus", recipe.clean, recipe.split, valid, test)
+            gone = [str(path) for path in [*inputs, *valid, *test] if not path.exists()]
+            if gone and (out / "plan.json").is_file():
+                say(f"  {gone[0]} is no longer there: going on with what was read of it")
+                corpus = Corpus.open(out / "corpus")
+            else:
+                corpus = prepare_corpus(inputs, out / "corpus", recipe.clean, recipe.split, valid, test)
             for note in read_json(out / "corpus" / "split.json").get("said", []):
                 say(f"  {note}")
         with clock.stage("tokenizer"):
@@ -95,8 +101,8 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
         with clock.stage("baseline"):
             options = dataclasses.replace(recipe.ngram, order=1) if recipe.build.family == "ngram" else recipe.ngram
             baseline = prepare_ngram(out / "tokens", tokenizer, out / "ngram", options)
-        road = _Road(out, recipe, corpus, tokenizer, baseline, clock, [str(path) for path in inputs])
-        return road.count() if recipe.build.family == "ngram" else road.train(_request(recipe, inputs, valid, test))
+        road = _Road(out, recipe, corpus, tokenizer, baseline, clock, _request(recipe, inputs, valid, test))
+        return road.count() if recipe.build.family == "ngram" else road.train()
 
 
 def prepare_ngram(tokens: Path, tokenizer: Tokenizer, out: Path, options: NgramOptions) -> Ngram:
@@ -117,9 +123,9 @@ class _Road:
     """The later half of a build: from ids to the finished directory."""
 
     def __init__(self, out: Path, recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer, baseline: Ngram, clock: Clock,
-                 inputs: list[str]) -> None:
+                 request: dict[str, Any]) -> None:
         self.out, self.recipe, self.corpus, self.tokenizer, self.baseline = out, recipe, corpus, tokenizer, baseline
-        self.clock, self.inputs = clock, inputs
+        self.clock, self.request = clock, request
         self.shards = {name: Shard.open(out / "tokens", name) for name in ("train", "valid", "test")}
 
     def count(self) -> Report:
@@ -131,7 +137,7 @@ class _Road:
         model.save(self.out)
         return self._finish(model, None, {"seconds": self.clock.stages["train"], "peak_bytes": machine.peak_memory()})
 
-    def train(self, request: dict[str, Any]) -> Report:
+    def train(self) -> Report:
         """Plan, rehearse, train, evaluate and write a decoder."""
         import torch
 
@@ -141,7 +147,7 @@ class _Road:
         from myna.train.rehearsal import rehearse
 
         with self.clock.stage("plan"):
-            plan = self._plan(request)
+            plan = self._plan()
         order = Order(len(self.shards["train"]), plan.context, plan.seed)
         ids = self.shards["train"].ids
 
@@ -162,7 +168,7 @@ class _Road:
         save_decoder(model, self.out, self.tokenizer.pad_id)
         return self._finish(model.requires_grad_(False), plan, actual)
 
-    def _plan(self, request: dict[str, Any]) -> Plan:
+    def _plan(self) -> Plan:
         """Read plan.json, or make it and write it before anything is trained."""
         from myna.train.plan import Plan
 
@@ -172,7 +178,7 @@ class _Road:
             plan = Plan(**{field.name: known[field.name] for field in dataclasses.fields(Plan)})
         else:
             plan = plan_decoder(self.recipe, self.shards, self.tokenizer, self.baseline, self.clock.seconds)
-            write_json(path, {**dataclasses.asdict(plan), "request": request})
+            write_json(path, {**dataclasses.asdict(plan), "request": self.request})
         say(describe_plan(plan))
         return plan
 
@@ -201,9 +207,7 @@ class _Road:
                 "plan": None if plan is None else dataclasses.asdict(plan), "actual": actual, "report": report.to_json(),
                 "samples": [{"prompt": "", "text": str(sample)} for sample in samples], "stages": self.clock.stages,
                 "notes": plan.notes if plan else []})
-            write_card(self.out)
-            write_page(self.out)
-            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+            _write_pages(self.out)
         say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
         return report
 
@@ -216,10 +220,10 @@ class _Road:
         if "torch" in sys.modules:
             versions["torch"] = str(sys.modules["torch"].__version__)
         kept = ("path", "sha256", "bytes", "kept", "status")
-        return {"inputs": [{key: file.get(key) for key in kept} for file in self.corpus.files], "given": self.inputs,
+        return {"inputs": [{key: file.get(key) for key in kept} for file in self.corpus.files], "request": self.request,
                 "corpus_manifest": sha256(self.out / "corpus" / MANIFEST), "tokens_manifest": sha256(self.out / "tokens" / MANIFEST),
                 "seed": self.recipe.build.seed, "threads": self.recipe.build.threads or machine.usable_cores(), "argv": sys.argv,
-                "versions": versions, "recipe": self.recipe.to_json()}
+                "versions": versions}
 
 
 def plan_decoder(recipe: Recipe, shards: dict[str, Shard], tokenizer: Tokenizer, baseline: Ngram, spent: float) -> Plan:
@@ -244,6 +248,13 @@ def describe_plan(plan: Plan) -> str:
             f"  expected: {duration(expected['seconds'])} of training, {expected['peak_bytes'] / 2**20:,.0f} MiB at most{loss}")
 
 
+def _write_pages(out: Path) -> None:
+    """Write what is made from myna.json alone, and remove what is no longer needed."""
+    write_card(out)
+    write_page(out)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
 def _speak(model: LanguageModel, tokenizer: Tokenizer) -> None:
     generate_text(model, tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=4))
 
@@ -260,17 +271,21 @@ def _saved_request(out: Path, recipe: Recipe, inputs: Sequence[Path], resume: bo
     if (planned or finished) and not resume:
         raise UserError(f"{out} already holds a {'finished model' if finished else 'build that was not finished'}", "a new directory",
                         "go on with --resume, or choose another --out")
-    if finished:
-        return None
-    if not planned:
+    if not (planned or finished):
         if not inputs:
             raise UserError(f"nothing to build from: {out} holds no plan to resume" if resume else "no input was given",
                             "files or folders of text", "myna build my-texts/ --out my-model")
         return recipe, inputs, valid, test
-    saved = read_json(out / "plan.json")["request"]
-    old = Recipe.from_json(saved["recipe"], str(out / "plan.json"))
-    if inputs and (changed := differences(old, recipe)):
+    saved = read_json(out / "plan.json")["request"] if planned else read_json(out / "myna.json")["lineage"]["request"]
+    old = Recipe.from_json(saved["recipe"], str(out))
+    changed = differences(old, recipe, given_only=True)
+    for name, paths in {"inputs": inputs, "valid": valid, "test": test}.items():
+        if paths and [str(path) for path in paths] != saved[name]:
+            changed.append(f"{name} were {' '.join(saved[name])}, now {' '.join(map(str, paths))}")
+    if changed:
         raise UserError(f"{out} was begun with other options: {'; '.join(changed[:3])}", "the options it was begun with",
-                        f"myna build --resume --out {out} takes them from plan.json")
+                        f"myna build --resume --out {out} takes them from there")
+    if finished:
+        return None
     inputs, valid, test = ([Path(path) for path in saved[name]] for name in ("inputs", "valid", "test"))
     return old, inputs, valid, test

@@ -341,7 +341,7 @@ def test_list(capsys):
         row = next(number for number, line in enumerate(lines) if line.startswith(source.name + " "))
         assert source.licence in lines[row + 1]
     assert main(["fetch", "--list", "--json"]) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(CATALOG)
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["sources"]] == list(CATALOG)
 
 
 def test_catalogue_is_whole():

@@ -352,6 +352,27 @@ def test_a_corpus_that_changed_since_is_named(runs: Runs, reference: Reference, 
     assert "for.txt" in runs.said().splitlines()[-1] and "was made with other inputs" in runs.said()
 
 
+def test_a_corpus_that_is_gone_is_not_needed_again(runs: Runs, reference: Reference, tmp_path: Path) -> None:
+    out, texts = tmp_path / "model", tmp_path / "texts"
+    shutil.copytree(reference.texts, texts)
+    assert stop_at_step(runs, reference._replace(texts=texts), out, 5, signal.SIGKILL) == -signal.SIGKILL
+    shutil.rmtree(texts)
+    assert runs.run("build", "--resume", "--out", str(out)) == 0, runs.said()
+    assert "no longer there" in runs.said() and (out / "report.html").is_file()
+
+
+def test_a_finished_build_gets_its_pages_back_and_refuses_other_options(reference: Reference, tmp_path: Path,
+                                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model"
+    shutil.copytree(reference.folder, out)
+    (out / "report.html").unlink()
+    assert main(["build", "--resume", "--out", str(out)]) == 0
+    assert (out / "report.html").is_file()
+    capsys.readouterr()
+    assert main(["build", "--resume", "--out", str(out), "--seed", "7"]) == 2
+    assert "build.seed was 0, now 7" in one_line(capsys)
+
+
 @pytest.fixture()
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 32 MB, where this user may mount one."""

@@ -70,9 +70,9 @@ def test_myna_json_says_what_made_the_model(built: Built, family: str) -> None:
     lineage = record["lineage"]
     assert {Path(entry["path"]).name: entry["sha256"] for entry in lineage["inputs"]} == {
         path.name: sha256(path) for path in built.texts.iterdir()}
-    assert lineage["given"] == [str(built.texts)] and lineage["seed"] == 0 and lineage["threads"] == 1
+    assert lineage["request"]["inputs"] == [str(built.texts)] and lineage["seed"] == 0 and lineage["threads"] == 1
     assert lineage["versions"].keys() >= {"myna", "python", "numpy", "tokenizers"}
-    assert lineage["recipe"]["ngram"]["order"] == 3
+    assert lineage["request"]["recipe"]["ngram"]["order"] == 3
     for stage in ("corpus", "tokens"):
         assert lineage[f"{stage}_manifest"] == sha256(folder / stage / "manifest.json")
 
@@ -174,7 +174,7 @@ def test_a_recipe_builds_and_flags_win(built: Built, tmp_path: Path, capsys: pyt
     value = json.loads(capsys.readouterr().out)
     assert value["out"] == str(tmp_path / "model") and value["report"] == read(tmp_path / "model" / "myna.json")["report"]
     assert read(tmp_path / "model" / "config.json")["order"] == 4
-    assert read(tmp_path / "model" / "myna.json")["lineage"]["recipe"]["build"]["seed"] == 3
+    assert read(tmp_path / "model" / "myna.json")["lineage"]["request"]["recipe"]["build"]["seed"] == 3
     assert set(map(len, myna.load(tmp_path / "model").tokenizer.token_bytes)) <= {0, 1, 2, 3, 4}  # characters
 
 
@@ -213,7 +213,7 @@ def test_a_wrong_option_is_one_line_and_names_the_nearest(built: Built, tmp_path
     begun = ["build", built.texts, "--out", out, "--steps", 1, *tiny_flags()]
     assert "hidden_size is 65" in one_error(capsys, *begun, "--plan.hidden-size", 65)
     assert "more than one context of 100000" in one_error(capsys, *begun, "--plan.context", 100_000)
-    assert "MiB of memory and" in one_error(capsys, *begun, "--plan.hidden-size", 65536, "--plan.num-hidden-layers", 400)
+    assert "MiB of memory more and" in one_error(capsys, *begun, "--plan.hidden-size", 65536, "--plan.num-hidden-layers", 400)
     assert not (out / "plan.json").exists()
 
 

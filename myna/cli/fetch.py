@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from myna.fetch import CATALOG, fetch
 
     if args.list:
-        print(json.dumps([_row(source) for source in CATALOG.values()], ensure_ascii=False)) if args.json else _print_table()
+        print(json.dumps({"sources": [_row(source) for source in CATALOG.values()]}, ensure_ascii=False)) if args.json else _print_table()
         return 0
     if not args.name:
         raise UserError("no name was given", "one of " + ", ".join(CATALOG), "see myna fetch --list")

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error})", "a directory as Myna writes it",
                         "restore it or make it again") from None
     if args.json:
-        print(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8"))
+        print(json.dumps(value, ensure_ascii=False))
         return 0
     for line in lines:
         print(_UNPRINTABLE.sub("\ufffd", line))

@@ -19,7 +19,7 @@ from myna.models.decoder import new_decoder
 from myna.models.pretrained import load_model, save_decoder
 from myna.models.protocol import LanguageModel
 from myna.tokenizer.tokenizer import Tokenizer
-from myna.train.loop import Hooks, Run, train
+from myna.train.loop import Hooks, Interrupted, Run, train
 from myna.train.options import TrainOptions
 from myna.train.plan import Plan
 
@@ -34,7 +34,10 @@ def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Tensor], op
     """
     shutil.rmtree(folder, ignore_errors=True)
     model = new_decoder(plan.config(), plan.seed, plan.precision)
-    train(model, read, Run(_BATCHES, plan.micro_rows), replace(options, validations=0), folder / "run", Hooks())
+    try:
+        train(model, read, Run(_BATCHES, plan.micro_rows), replace(options, validations=0), folder / "run", Hooks())
+    except Interrupted:
+        raise Interrupted("stopped in the rehearsal, before step 1; go on with --resume") from None
     save_decoder(model, folder / "model", tokenizer.pad_id)
     tokenizer.save(folder / "model", plan.context)
     reloaded = load_model(folder / "model")
