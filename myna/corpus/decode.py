@@ -5,6 +5,9 @@ wins; else GB18030, Big5 and Windows-1252 are scored by how plausible their text
 frequency levels built into GB 2312 and Big5; isolated accented letters for Windows-1252), and `charset-normalizer` is
 asked when none is. Undecodable bytes are marked, never guessed.
 
+A file put together from UTF-8 and from GB18030 (or Big5) files is read line by line, each line in its own encoding. It is
+recognised by the sample, or later by a stretch that the encoding chosen does not decode.
+
     decoder = Decoder(sample=lambda: b"")
     for piece in decoder.decode([b"caf\\xc3", b"\\xa9\\n"]):
         print(piece.text, decoder.encoding)
@@ -13,7 +16,9 @@ asked when none is. Undecodable bytes are marked, never guessed.
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from myna.corpus.piece import BAD_BYTES, Piece, width
@@ -23,6 +28,9 @@ SAMPLE_BYTES = 1 << 20  # what a decision may look at; charset statistics settle
 _MAX_CONTROL = 0.05  # a larger share of control bytes is no text: random bytes have 11 %, text with stray NULs far less
 _PLAUSIBLE = 0.6  # a score below asks charset-normalizer: real Chinese scores above 0.8, Korean read as GB18030 about 0.4
 _LONG = 400  # bytes above ASCII from which charset-normalizer's statistics are worth asking
+_SHARE = 0.02  # of the lines beyond ASCII, from which an encoding counts as mixed in; a chance line of the other kind is one in 10,000
+_STRETCH = 65536  # bytes looked at together for a second encoding that begins late
+_JUDGED = 500  # lines of a stretch whose reading is weighed
 _HOLD = 4096  # characters looked back over for a safe place to cut a line longer than a chunk
 # Single- and double-byte codecs whose every decoded character encodes back to as many bytes (tried exhaustively).
 _OTHERS = frozenset({
@@ -35,6 +43,7 @@ _BINARY_MAGIC = {
     b"{\\rtf": "an RTF document", b"SQLite format 3\0": "a database",
     b"\x28\xb5\x2f\xfd": "compressed twice", b"\x1f\x8b": "compressed twice", b"\xfd7zXZ\0": "compressed twice",
 }
+_CHINESE = ("gb18030", "big5hkscs")
 _HIGH_RUNS = re.compile(rb"[\x80-\xff]+")
 _WIDE_USUAL = re.compile("[\t\r\n\x20-\u024f\u2010-\u2026\u3000-\u30ff\uff00-\uffef]")
 _WESTERN_SIGNS = b"\x80\x82\x84\x85\x91\x92\x93\x94\x95\x96\x97\x99\x9c\xa0\xa1\xa3\xa7\xa9\xab\xae\xb0\xb7\xbb\xbf"
@@ -100,7 +109,7 @@ def detect(sample: bytes) -> str:
     """Choose the codec for bytes that are not plain ASCII; the same bytes always give the same answer."""
     if _mostly_utf8(sample):
         return "utf-8"
-    scores = {codec: score for codec in ("gb18030", "big5hkscs") if (score := _chinese_score(sample, codec)) > 0}
+    scores = {codec: score for codec in _CHINESE if (score := _chinese_score(sample, codec)) > 0}
     scores["cp1252"] = _western_score(sample)
     best = max(scores, key=lambda codec: scores[codec])
     if scores[best] < _PLAUSIBLE and sum(map(len, _HIGH_RUNS.findall(sample))) >= _LONG:
@@ -119,6 +128,59 @@ def _mostly_utf8(sample: bytes) -> bool:
 
 
 _UTF8_KINDS = [re.compile(c) for c in ("[\udc00-\udcff]", "[\x80-\u07ff]", "[\u0800-\ud7ff\ue000-\U0010ffff]")]
+
+
+def _sort_lines(data: bytes) -> tuple[int, int, list[bytes]]:
+    """Count the lines beyond ASCII and those surely UTF-8 (valid, with a sequence of three bytes or more); list the invalid ones."""
+    total = valid = 0
+    invalid = []
+    for line in data.split(b"\n"):
+        if not line.isascii():
+            total += 1
+            try:
+                valid += _UTF8_KINDS[2].search(line.decode("utf-8")) is not None
+            except UnicodeDecodeError:
+                invalid.append(line)
+    return total, valid, invalid
+
+
+def _chinese_lines(invalid: list[bytes]) -> tuple[str, float]:
+    """Choose the Chinese encoding of lines that are not UTF-8, with the number of lines that it decodes; '' when it is not plausible."""
+    judged = invalid[::len(invalid) // _JUDGED + 1]
+    lines = [line for line in judged if not _mostly_utf8(line + b"\n")]
+    text = b"\n".join(lines)[:_STRETCH]
+    if sum(map(len, _HIGH_RUNS.findall(text))) < 6:  # three characters tell Chinese from stray bytes
+        return "", 0.0
+    score, codec = max((_chinese_score(text, codec), codec) for codec in _CHINESE)
+    if score < max(_PLAUSIBLE, _western_score(text)):
+        return "", 0.0
+    return codec, sum("\ufffd" not in line.decode(codec, "replace") for line in lines) * len(invalid) / len(judged)
+
+
+def find_second(data: bytes, codec: str = "") -> str:
+    """Name the Chinese encoding that shares these lines with UTF-8, or return ''.
+
+    codec: the one encoding that the file was taken to be in; then lines of the other kind are enough.
+    """
+    total, valid, invalid = _sort_lines(data)
+    if codec in _CHINESE:
+        return codec if valid and valid >= _SHARE * total else ""
+    if not invalid or (not codec and (not valid or valid < _SHARE * total)):
+        return ""
+    second, count = _chinese_lines(invalid)
+    return second if count and count >= _SHARE * total else ""
+
+
+def _line_codec(line: bytes, second: str) -> str:
+    """Choose between UTF-8 and `second` for one line of a mixed file."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        return "utf-8" if _mostly_utf8(line + b"\n") else second
+    if _UTF8_KINDS[2].search(text) or max(map(len, _HIGH_RUNS.findall(line))) < 4:
+        return "utf-8"
+    # Only sequences of two bytes, as in Cyrillic: a few frequent Chinese characters may look the same.
+    return second if _chinese_score(line, second) >= _PLAUSIBLE else "utf-8"
 
 
 def _chinese_score(sample: bytes, codec: str) -> float:
@@ -185,25 +247,38 @@ class Decoder:
     """Decodes a stream of bytes into pieces that end after a newline wherever there is one.
 
     sample: called once at the first byte beyond ASCII, returns more bytes of the file (from places spread over it).
-    encoding: fixes the codec; '' detects it.
+    encoding: fixes the codec; '' detects it. mixed: allow two encodings, in different pieces ("utf-8 + gb18030").
     """
 
-    def __init__(self, sample: Callable[[], bytes] | None = None, encoding: str = "") -> None:
+    def __init__(self, sample: Callable[[], bytes] | None = None, encoding: str = "", mixed: bool = True) -> None:
         self.sample = sample
         self.encoding = encoding
+        self.mixed = mixed and not encoding
+        self.lines: Counter[str] = Counter()  # of a mixed file: lines beyond ASCII by encoding, from where the mixture was noticed
         self.read = 0  # bytes taken in
         self.bom = 0  # bytes of a byte-order mark, which give no text
         self._engine: codecs.IncrementalDecoder | None = None
+        self._second = ""
 
     def decode(self, chunks: Iterable[bytes]) -> Iterator[Piece]:
         """Yield pieces in order; their sizes and `bom` add up to the bytes read."""
         held, offset = "", -1
+        chunks = iter(chunks)
         for chunk in chunks:
             if offset < 0:
                 chunk = self._begin(chunk)
                 offset = self.bom
             self.read += len(chunk)
-            text = held + self._feed(chunk)
+            new, rest = self._feed(chunk)
+            text = held + new
+            if self._second:
+                if self._engine is None:  # nothing but ASCII so far
+                    rest, text = text.encode("ascii") + rest, ""
+                if text:
+                    yield Piece.verbatim(text, offset, self._codec())
+                self.encoding = f"utf-8 + {self._second}"
+                yield from self._decode_lines(rest, chunks)
+                return
             cut = _safe_cut(text)
             if cut:
                 held, text = text[cut:], text[:cut]
@@ -213,6 +288,7 @@ class Decoder:
             else:
                 held = text
         if self._engine is not None:
+            self._engine.errors = BAD_BYTES
             held += self._engine.decode(b"", True)
         if held:
             yield Piece.verbatim(held, offset, self._codec())
@@ -229,24 +305,83 @@ class Decoder:
 
     def _use(self, codec: str) -> None:
         self.encoding = codec
-        self._engine = codecs.getincrementaldecoder(codec)(BAD_BYTES)
+        self.mixed = self.mixed and (codec == "utf-8" or codec in _CHINESE)
+        self._engine = codecs.getincrementaldecoder(codec)("strict" if self.mixed else BAD_BYTES)
 
     def _codec(self) -> str:
         return self.encoding or "utf-8"
 
-    def _feed(self, chunk: bytes) -> str:
+    def _feed(self, chunk: bytes) -> tuple[str, bytes]:
+        """Decode a chunk. Once a second encoding is found, the bytes returned are left for reading line by line."""
         if self._engine is None:
             if chunk.isascii():
-                return chunk.decode("ascii")
+                return chunk.decode("ascii"), b""
             first = _HIGH_RUNS.search(chunk)
             begin = max(0, (first.start() if first else 0) - 64)
-            self._use(detect(chunk[begin:begin + SAMPLE_BYTES] + (self.sample() if self.sample else b"")))
+            head, more = chunk[begin:begin + SAMPLE_BYTES], self.sample() if self.sample else b""
+            if self.mixed and (second := find_second(head + b"\n" + more)):
+                self._second = second
+                return "", chunk
+            self._use(detect(head + more))
         assert self._engine is not None
-        return self._engine.decode(chunk)
+        if not self.mixed:
+            return self._engine.decode(chunk), b""
+        state = self._engine.getstate()
+        try:
+            return self._engine.decode(chunk), b""
+        except UnicodeDecodeError:
+            pass
+        line = chunk.find(b"\n") + 1  # the line that is open stays in the encoding that it began in
+        stretches = (chunk[at:at + _STRETCH] for at in range(line, len(chunk), _STRETCH)) if line else ()
+        self._second = next(filter(None, (find_second(stretch, self.encoding) for stretch in stretches)), "")
+        line = line if self._second else len(chunk)
+        self._engine.setstate(state)
+        self._engine.errors = BAD_BYTES
+        text = self._engine.decode(chunk[:line])
+        self._engine.errors = "strict"
+        return text, chunk[line:]
 
     def _waiting(self) -> int:
         """Count the bytes of a character that is not yet complete."""
         return len(self._engine.getstate()[0]) if self._engine is not None else 0
+
+    def _decode_lines(self, data: bytes, chunks: Iterator[bytes]) -> Iterator[Piece]:
+        """Decode `data`, the last bytes read, and the chunks after it, each line in its own encoding."""
+        offset = self.read - len(data)
+        codec = ""  # of the line that is open, when part of it was passed on
+        for chunk in itertools.chain([b""], chunks):
+            self.read += len(chunk)
+            data += chunk
+            if end := data.rfind(b"\n") + 1:
+                yield from self._runs(data[:end], offset, codec)
+                offset, data, codec = offset + end, data[end:], ""
+            if len(data) >= _HOLD * 16:
+                codec = codec or _line_codec(data, self._second)
+                text = codecs.getincrementaldecoder(codec)(BAD_BYTES).decode(data)
+                if cut := _safe_cut(text):
+                    yield Piece.verbatim(text[:cut], offset, codec)
+                    size = width(text[:cut], codec)
+                    offset, data = offset + size, data[size:]
+        if data:
+            yield from self._runs(data, offset, codec)
+
+    def _runs(self, data: bytes, offset: int, first: str) -> Iterator[Piece]:
+        """Yield the lines in `data`, which lies at `offset`: one piece for neighbours in one encoding. `first`: that of the first line."""
+        start = at = 0
+        codec = ""
+        while at < len(data):
+            end = data.find(b"\n", at) + 1 or len(data)
+            line = data[at:end]
+            if not line.isascii() or first:
+                found = first or _line_codec(line, self._second)
+                self.lines[found] += 1
+                if codec and found != codec:
+                    yield Piece.verbatim(data[start:at].decode(codec, BAD_BYTES), offset + start, codec)
+                    start = at
+                codec, first = found, ""
+            at = end
+        codec = codec or "utf-8"
+        yield Piece.verbatim(data[start:].decode(codec, BAD_BYTES), offset + start, codec)
 
 
 def _safe_cut(text: str) -> int:

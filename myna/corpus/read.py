@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from myna.console import say
 from myna.corpus.decode import Decoder, is_binary, sniff_wide
 from myna.corpus.html import MAX_HTML, read_html
 from myna.corpus.options import CleanOptions
@@ -53,6 +54,7 @@ class Entry:
     format: str = ""
     compression: str = ""
     encoding: str = ""
+    encoding_lines: Counter[str] = field(default_factory=Counter)  # of a mixed file, lines beyond ASCII
     column: str = ""
     bytes: int = 0
     kept: int = 0
@@ -70,7 +72,7 @@ class Entry:
         """Return the entry for report.json, without the fields that say nothing."""
         value = {k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in vars(self).items()}
         value["dropped"] = {reason: size for reason, size in value["dropped"].items() if size}
-        optional = ("compression", "encoding", "column", "bad_rows", "first_bad_line", "dropped_documents")
+        optional = ("compression", "encoding", "encoding_lines", "column", "bad_rows", "first_bad_line", "dropped_documents")
         return {k: v for k, v in value.items() if v or k not in optional}
 
 
@@ -214,7 +216,7 @@ class Reader:
         yield END
 
     def _decoded(self, chunks: Iterable[bytes]) -> Iterator[Piece | Drop]:
-        decoder = Decoder(self._sample, self.options.encoding)
+        decoder = Decoder(self._sample, self.options.encoding, mixed=self.entry.format != "html")  # a page is written in one
         first = True
         for piece in decoder.decode(chunks):
             if first and decoder.bom:
@@ -224,6 +226,10 @@ class Reader:
             self.entry.encoding = decoder.encoding or "ascii"
         if first and decoder.bom:
             yield Drop(decoder.bom, "byte-order mark")
+        if decoder.lines:
+            self.entry.encoding_lines = decoder.lines
+            counts = ", ".join(f"{count:,} {codec}" for codec, count in sorted(decoder.lines.items()))
+            say(f"{self.entry.path}: lines in two encodings ({counts}), each read in its own")
 
     def _pieces(self, chunks: Iterable[bytes]) -> Iterator[Piece]:
         """Yield decoded pieces; a byte-order mark goes straight to the account."""
