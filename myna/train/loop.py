@@ -34,6 +34,7 @@ from myna.train.options import TrainOptions
 from myna.train.schedule import decay_start, rate_factor
 
 _BAD_STEPS = 5  # steps in a row with a gradient that is not finite before the run is given up
+_PATIENCE = 1.08  # the decay may be expected to overrun its time by this much before it is begun early: a slow spell may pass
 _DRIFT_WINDOW = 20  # steps over which the rate is measured when the time left is watched
 
 
@@ -202,7 +203,7 @@ class _Watch:
         # looks and checkpoints are spread over the steps, so each step bears its share of them
         share, left = self.other / self.steps, self.run.seconds - position.seconds
         per_step = statistics.median(self.recent) + share
-        if left >= (position.steps - position.decay_start) * per_step:
+        if left * _PATIENCE >= (position.steps - position.decay_start) * per_step:
             return False
         # this is decided once, so count on the rate of the latest steps if it is lower: half of the window may be from before
         per_step = max(per_step, statistics.median(self.recent[-(_DRIFT_WINDOW // 4):]) + share)

@@ -31,7 +31,7 @@ _TOKENS_PER_WEIGHT = 0.6  # tokens seen per weight of the layers at which the ne
 _EFFICIENCY = 0.35  # of the small product's rate that a whole training step reaches, for choosing a shape before one is timed
 _SLOWDOWN = 1.05  # median of a whole run over the fastest of the timed steps, on an idle machine
 _SMALLEST_TRAINING = 5.0  # seconds left for training below which a build makes no sense
-_TIMED_STEPS, _TIMED_SECONDS = (3, 12), 4.0  # fewest and most steps timed after one that warms up; none begins after this long
+_TIMED_STEPS, _TIMED_SECONDS = (3, 10), 2.0  # fewest and most steps timed after one that warms up; none begins after this long
 
 
 @dataclass(frozen=True)
