@@ -122,12 +122,14 @@ def _mostly_utf8(sample: bytes) -> bool:
 
     In GB18030 text one character in five happens to form a sequence of two bytes, but almost none forms one of three.
     """
-    text = codecs.getincrementaldecoder("utf-8")(BAD_BYTES).decode(sample)  # a sequence cut at the end is not an error
-    bad, short, long = (len(pattern.findall(text)) for pattern in _UTF8_KINDS)
+    engine = codecs.getincrementaldecoder("utf-8")("ignore")
+    text = engine.decode(sample)
+    bad = len(sample) - len(text.encode("utf-8")) - len(engine.getstate()[0])  # a sequence cut at the end is not an error
+    short, long = (len(pattern.findall(text)) for pattern in _UTF8_KINDS)
     return short + 3 * long > 4 * bad
 
 
-_UTF8_KINDS = [re.compile(c) for c in ("[\udc00-\udcff]", "[\x80-\u07ff]", "[\u0800-\ud7ff\ue000-\U0010ffff]")]
+_UTF8_KINDS = [re.compile(c) for c in ("[\x80-\u07ff]", "[\u0800-\ud7ff\ue000-\U0010ffff]")]
 
 
 def _sort_lines(data: bytes) -> tuple[int, int, list[bytes]]:
@@ -138,7 +140,7 @@ def _sort_lines(data: bytes) -> tuple[int, int, list[bytes]]:
         if not line.isascii():
             total += 1
             try:
-                valid += _UTF8_KINDS[2].search(line.decode("utf-8")) is not None
+                valid += _UTF8_KINDS[1].search(line.decode("utf-8")) is not None
             except UnicodeDecodeError:
                 invalid.append(line)
     return total, valid, invalid
@@ -177,7 +179,7 @@ def _line_codec(line: bytes, second: str) -> str:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         return "utf-8" if _mostly_utf8(line + b"\n") else second
-    if _UTF8_KINDS[2].search(text) or max(map(len, _HIGH_RUNS.findall(line))) < 4:
+    if _UTF8_KINDS[1].search(text) or max(map(len, _HIGH_RUNS.findall(line))) < 4:
         return "utf-8"
     # Only sequences of two bytes, as in Cyrillic: a few frequent Chinese characters may look the same.
     return second if _chinese_score(line, second) >= _PLAUSIBLE else "utf-8"
