@@ -36,7 +36,7 @@ _FORKER = textwrap.dedent("""
     import json, os, sys, traceback
     import torch, torch._dynamo, myna.road, myna.api, myna.cli.build, myna.models.pretrained
     import myna.train.loop, myna.train.plan, myna.train.rehearsal
-    import myna.cli.plan, myna.audit.card, myna.evaluate.page, tokenizers, numba, rich.console, rich.progress
+    import myna.cli.plan, myna.audit.card, myna.evaluate.page, tokenizers, rich.console, rich.progress
     from myna.cli.main import main
     for line in sys.stdin:
         request = json.loads(line)

@@ -183,7 +183,7 @@ def one_error(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert main([str(part) for part in argv]) == 2, argv
     said = capsys.readouterr()
     last = said.err.rstrip("\n").splitlines()[-1]
-    assert said.out == "" and last.startswith("myna: ") and "Traceback" not in said.err and len(last) < 400
+    assert said.out == "" and last.startswith("myna: ") and "Traceback" not in said.err and len(last) < 600
     return last
 
 

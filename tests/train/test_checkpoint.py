@@ -256,7 +256,8 @@ def test_damage_falls_back_and_says_so(tmp_path, capsys, name):
             assert_is(found, 2)
         else:
             assert_is(found, 1)
-            assert "step-00000002" in said and name in said and said.count("\n") == 1
+            named = name in said or (name == "manifest.json" and kind == "flip")  # the flipped bit may lie in the name of another file
+            assert "step-00000002" in said and named and said.count("\n") == 1
         shutil.rmtree(folder)
 
 
