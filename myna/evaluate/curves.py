@@ -170,7 +170,7 @@ def _marks(curves: Curves, axes: _Axes) -> list[str]:
         at = axes.y(curves.baseline)
         worse = any(p.value >= curves.baseline for p in curves.validation[-1:])  # then the label goes under the line
         parts.append(f'<line class="baseline" x1="{_LEFT}" x2="{axes.right}" y1="{at:.1f}" y2="{at:.1f}"/>'
-                     f'<text class="label baseline" x="{axes.right}" y="{at + (15 if worse else -7):.1f}" text-anchor="end">'
+                     f'<text class="label baseline" x="{axes.right - 12}" y="{at + (15 if worse else -7):.1f}" text-anchor="end">'
                      f'n-gram {curves.baseline:.3f}</text>')
     if curves.expected:
         parts.append(f'<path class="expected" d="M{axes.x(axes.last):.1f} {axes.y(curves.expected) - 6:.1f}l6 6-6 6-6-6z">'
