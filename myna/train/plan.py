@@ -245,4 +245,4 @@ def expected_bits(text: Text, config: DecoderConfig, tokens: int) -> float:
     """Expect bits per byte on validation text: the baseline's, times a factor that falls with compute (docs/log.md, "Scaling runs")."""
     assert text.baseline_bits_per_byte is not None
     compute = math.log10(max(1.0, tokens * flops_per_token(config)))
-    return text.baseline_bits_per_byte * min(2.0, max(0.8, 1.02 - 0.128 * (compute - 12.7)))
+    return text.baseline_bits_per_byte * min(2.0, max(0.8, 1.016 - 0.0985 * (compute - 12.7)))
