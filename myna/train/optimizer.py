@@ -2,7 +2,7 @@
 
 Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers") for the matrices inside the layers, AdamW (Loshchilov &
 Hutter 2019) for embeddings, head and norms. `torch.optim.Muon` orthogonalises one matrix at a time; here matrices of one
-shape are stacked and orthogonalised together, which is 3 to 5 times faster for small models (docs/log.md). A test holds the
+shape are stacked and orthogonalised together, which took about half the time for small models (docs/log.md). A test holds the
 two equal.
 
     optimizers = make_optimizers(model, TrainOptions())
@@ -23,7 +23,7 @@ from myna.train.options import TrainOptions
 # Quintic Newton-Schulz coefficients and number of iterations, from the reference cited above; torch.optim.Muon has the same.
 _A, _B, _C = 3.4445, -4.775, 2.0315
 _ITERATIONS = 5
-_RATES = {"muon": 0.03, "adamw": 0.003, "sgd": 0.1}  # measured on Shakespeare, docs/log.md
+_RATES = {"muon": 0.03, "adamw": 0.003, "sgd": 0.1}  # muon: swept on Shakespeare (docs/log.md); the others are usual values, not swept
 
 
 class Muon(Optimizer):

@@ -30,7 +30,7 @@ class PlanOptions:
     micro_tokens: int = 8192
     "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
     max_epochs: float = 12.0
-    "Passes over the training text at most: more only memorises it (docs/log.md); time beyond that is given back."
+    "Passes over the training text at most: own choice, not yet measured; time beyond that is given back."
     precision: Literal["bfloat16", "float32"] | None = None
     "Type of the products; weights are always kept in float32. none takes bfloat16 where this machine multiplies it faster."
 

@@ -27,9 +27,9 @@ from myna.train.options import PlanOptions, TrainOptions
 
 # (layers, hidden size) to choose from: depth grows with width as in the GPT-3 table (Brown et al. 2020, table 2.1), from smaller sizes
 LADDER = ((2, 64), (3, 128), (4, 192), (4, 256), (5, 320), (6, 384), (7, 448), (8, 512), (10, 640), (12, 768), (16, 1024))
-_TOKENS_PER_WEIGHT = 0.6  # tokens seen per weight of the layers at which the next larger shape begins to win
+_TOKENS_PER_WEIGHT = 0.6  # tokens per weight of the layers to take a shape: own choice, from few runs
 _EFFICIENCY = 0.35  # of the small product's rate that a whole training step reaches, for choosing a shape before one is timed
-_SLOWDOWN = 1.05  # median of a whole run over the fastest of the timed steps, on an idle machine
+_SLOWDOWN = 1.05  # own choice; a whole three-minute run took 1.10 times the fastest timed step (docs/log.md)
 _SMALLEST_TRAINING = 5.0  # seconds left for training below which a build makes no sense
 _TIMED_STEPS, _TIMED_SECONDS = (3, 10), 2.0  # fewest and most steps timed after one that warms up; none begins after this long
 
@@ -217,7 +217,7 @@ def predict_memory(config: DecoderConfig, micro_rows: int) -> int:
     return current_memory() + RUNTIME_BYTES + states + activations
 
 
-RUNTIME_BYTES = 250 << 20  # PyTorch's work buffers, validation and the checkpoint being written; measured (docs/log.md)
+RUNTIME_BYTES = 250 << 20  # PyTorch's work buffers, validation and the checkpoint being written; set from builds of 1 and 3 minutes
 
 
 def time_steps(config: DecoderConfig, batch_rows: int, micro_rows: int, precision: str, options: TrainOptions) -> tuple[float, float]:
