@@ -23,3 +23,5 @@ class TokenizerOptions:
     "Stop the draw at this much text of scripts written without spaces (Chinese, Japanese, Thai), which takes more memory."
     seed: int = 0
     "Seed of the draw."
+    special_tokens: tuple[str, ...] = ()
+    "More special tokens, such as <|mask|>, after the four that every vocabulary has."

@@ -18,19 +18,22 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from myna.errors import UserError
+from myna.errors import UserError, nearest
 from myna.files import read_json, write_atomic, write_json
 from myna.tokenizer.patterns import NAMES, name_of
 
 SEPARATOR = "<|endoftext|>"  # ends a document; GPT-2's and Qwen's word for it
 PAD = "<|pad|>"  # its own token: a pad that equals the separator teaches a model never to stop
 CHAT = ("<|im_start|>", "<|im_end|>")  # ChatML's turn marks, so that the vocabulary need not change for chat
+_ROLES = {"mask_token": "<|mask|>", "cls_token": "<|cls|>", "sep_token": "<|sep|>"}  # transformers' names for what an encoder adds
+_SPECIAL = re.compile(r"<\|\w{1,40}\|>", re.ASCII)  # the form of every special token here
 _MAX_FILE = 64 << 20  # bytes; the largest published tokenizer.json (Gemma's, 262k tokens) is 33 MB
 _MAX_VOCAB = 1 << 20  # ids; the largest published vocabulary has about 2 ** 18
 # The pattern's `\s*[\r\n]+` gives up (a Rust panic) after 10 million steps on one run of spaces, and a 20 MB word takes
@@ -159,6 +162,15 @@ class Tokenizer:
         name = _content((self._settings or self._own_settings()).get("pad_token"))
         return self._rust.token_to_id(name) if name else None
 
+    def special_id(self, name: str) -> int:
+        """Give the id of a special token by its name, such as <|mask|>. Raises UserError when there is none."""
+        id = self._rust.token_to_id(name)
+        if id is None or id not in self.special_ids:
+            known = [self._names[id] for id in sorted(self.special_ids)]
+            raise UserError(f"{self._where} has no special token {name!r}{nearest(name, known)}", "",
+                            f"train the tokenizer with --tokenizer.special-tokens '{name}'")
+        return id
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the tokenizer.json: two tokenizers with the same one give the same ids."""
@@ -222,6 +234,7 @@ class Tokenizer:
             "bos_token": None,
             "unk_token": None,
             "pad_token": PAD,
+            **{role: name for role, name in _ROLES.items() if name in self._names.values()},
             "add_bos_token": False,
             "add_eos_token": False,
             "add_prefix_space": False,
@@ -312,7 +325,16 @@ def _is_text(text: Any) -> bool:
     return True
 
 
-def make_special_tokens(learned: int, multiple: int) -> Sequence[str]:
-    """List the special tokens that follow `learned` tokens, with reserved ones up to a multiple of `multiple`."""
+def make_special_tokens(learned: int, multiple: int, extra: Sequence[str] = ()) -> list[str]:
+    """List the special tokens that follow `learned` tokens: the fixed four, `extra`, reserved ones up to a multiple of `multiple`.
+
+    Raises UserError when a name in `extra` is not of the form <|name|> or comes twice.
+    """
     named = [SEPARATOR, *CHAT, PAD]
+    for name in extra:
+        if not _SPECIAL.fullmatch(name) or name.startswith("<|reserved_"):
+            raise UserError(f"the special token {name!r}", "<|name|>, with letters, digits and _ for the name")
+        if name in named:
+            raise UserError(f"the special token {name} comes twice", f"each once, beside {SEPARATOR}, {', '.join(CHAT)} and {PAD}")
+        named.append(name)
     return [*named, *(f"<|reserved_{i}|>" for i in range(-(learned + len(named)) % multiple))]

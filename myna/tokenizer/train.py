@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +31,6 @@ from myna.tokenizer.scripts import code_points, unspaced_bytes, unspaced_points
 from myna.tokenizer.tokenizer import Tokenizer, byte_alphabet, make_special_tokens
 
 _MULTIPLE = 64  # matrix kernels like a vocabulary in multiples of 64 (Karpathy, nanoGPT README: 50257 to 50304 was 25 % faster)
-_SMALLEST = 256 + len(make_special_tokens(0, 1))  # every byte and the four special tokens
 _LARGEST_CHOSEN = 65536  # what a 16-bit id can hold
 _PIECE = 65536  # bytes of text handed to the library at a time
 # Unspaced letters at most 8 in a word, others 32, signs 64: training memory is bounded by the number and length of words.
@@ -66,11 +65,12 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
     total = corpus.part_bytes("train")
     if total == 0:
         raise UserError("no training text in the corpus", "some text", "give more text or fewer filters")
-    if options.vocab_size is not None and options.vocab_size < _SMALLEST:
-        raise UserError(f"vocab_size is {options.vocab_size}", f"at least {_SMALLEST}: 256 bytes and {_SMALLEST - 256} special tokens")
+    special = len(make_special_tokens(0, 1, options.special_tokens))
+    if options.vocab_size is not None and options.vocab_size < 256 + special:
+        raise UserError(f"vocab_size is {options.vocab_size}", f"at least {256 + special}: 256 bytes and {special} special tokens")
     if options.kind == "characters":
         counts = _count_characters(_whole(corpus, total))
-        model = _characters(counts, (options.vocab_size or _LARGEST_CHOSEN) - _SMALLEST)
+        model = _characters(counts, (options.vocab_size or _LARGEST_CHOSEN) - 256 - special)
     else:
         sample = draw_sample(corpus, options)
         drawn = int((sample["end"] - sample["start"]).sum())
@@ -81,8 +81,8 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
         size = math.ceil(size / _MULTIPLE) * _MULTIPLE
         say(f"learning a vocabulary of {size} tokens from {human(drawn)}B of {human(total)}B of training text")
         with _one_thread() if 2 * counts[unspaced_points()].sum() > counts.sum() else contextlib.nullcontext():
-            model = _learn(_texts(corpus, sample), size - (_SMALLEST - 256))
-    made = _finish(model)
+            model = _learn(_texts(corpus, sample), size - special)
+    made = _finish(model, options.special_tokens)
     if options.vocab_size is not None and made.vocab_size < options.vocab_size:
         say(f"the training text gives only {made.vocab_size} tokens of the {options.vocab_size} asked for")
     return made
@@ -229,10 +229,10 @@ def _pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def _finish(tokenizer: RustTokenizer) -> Tokenizer:
+def _finish(tokenizer: RustTokenizer, extra: Sequence[str]) -> Tokenizer:
     """Give a learned model the published pattern and the special tokens, at the end of the vocabulary."""
     tokenizer.pre_tokenizer = _pre_tokenizer(QWEN2)
     tokenizer.decoder = decoders.ByteLevel()
-    special = make_special_tokens(tokenizer.get_vocab_size(), _MULTIPLE)
+    special = make_special_tokens(tokenizer.get_vocab_size(), _MULTIPLE, extra)
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
     return Tokenizer(tokenizer.to_str(pretty=True))

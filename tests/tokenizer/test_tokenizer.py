@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from myna.corpus.store import Corpus
 from myna.errors import UserError
 from myna.tokenizer import tokenizer as module
+from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2, name_of
 from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer, byte_alphabet, cut
+from myna.tokenizer.train import train_tokenizer
 
 TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aAbst' \n\r\t\u3000你好，。12<|>_")), max_size=60)
 
@@ -62,6 +66,33 @@ def test_special_tokens_sit_at_the_end_and_never_come_from_text(tokenizer: Token
     assert tokenizer.decode_bytes(sorted(tokenizer.special_ids)) == b""
 
 
+def test_more_special_tokens_follow_the_fixed_four(corpus: Corpus, tmp_path: Path) -> None:
+    more = ("<|mask|>", "<|cls|>", *(f"<|extra_id_{i}|>" for i in range(32)))
+    made = train_tokenizer(corpus, TokenizerOptions(kind="characters", special_tokens=more))
+    assert made.special_id("<|mask|>") == made.pad_id + 1
+    assert [made.special_id(name) for name in more] == list(range(made.special_id("<|mask|>"), made.special_id("<|mask|>") + len(more)))
+    assert made.vocab_size % 64 == 0
+    made.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.mask_token_id, theirs.cls_token_id) == (made.special_id("<|mask|>"), made.special_id("<|cls|>"))
+    assert theirs("a <|mask|> b")["input_ids"] == made.encode("a <|mask|> b")
+    assert made.decode(made.encode("a <|mask|> b")) == "a <|mask|> b"
+    assert Tokenizer.open(tmp_path).special_id("<|extra_id_31|>") == made.special_id("<|extra_id_31|>")
+
+
+@pytest.mark.parametrize("names", [("mask",), ("<|mask|>", "<|mask|>"), ("<|pad|>",), ("<||>",), ("<|reserved_0|>",), ("<|a b|>",)])
+def test_bad_special_tokens_are_refused(corpus: Corpus, names: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="special token"):
+        train_tokenizer(corpus, TokenizerOptions(special_tokens=names))
+
+
+def test_a_special_token_that_is_not_there_is_an_error(bpe: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"no special token '<\|mask\|>'"):
+        bpe.special_id("<|mask|>")
+    with pytest.raises(UserError, match="no special token 'the'"):
+        bpe.special_id("the")
+
+
 def test_tokens_show_parts_of_characters(bpe: Tokenizer) -> None:
     shown = bpe.tokens(bpe.encode("𠮷"))
     assert shown[0].startswith("\\xf0")
@@ -76,8 +107,7 @@ def test_every_token_has_a_name_and_a_merge(bpe: Tokenizer) -> None:
 
 
 def test_agrees_with_transformers(tokenizer: Tokenizer, folder: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
     assert len(theirs) == tokenizer.vocab_size
     assert (theirs.eos_token_id, theirs.pad_token_id, theirs.bos_token_id) == (tokenizer.separator_id, tokenizer.pad_id, None)
     for text, ids in zip(GOLDEN_TEXTS, tokenizer.golden()["ids"], strict=True):
