@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +50,8 @@ class StoredTensor:
         return raw.astype(np.float32)
 
 
-def open_weights(folder: Path) -> dict[str, StoredTensor]:
-    """List the tensors of `model.safetensors`, or of the files that `model.safetensors.index.json` names.
+def open_weights(folder: Path, ignored: Callable[[str], bool] = lambda name: False) -> dict[str, StoredTensor]:
+    """List the tensors of `model.safetensors`, or of the files that `model.safetensors.index.json` names, without those `ignored`.
 
     Raises UserError when there is none, a file is damaged, or a tensor is not F32, F16 or BF16.
     """
@@ -64,11 +65,11 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
         names = sorted(set(mapped.values()))
     weights: dict[str, StoredTensor] = {}
     for name in names:
-        weights |= _list(folder / name)
+        weights |= _list(folder / name, ignored)
     return weights
 
 
-def _list(path: Path) -> dict[str, StoredTensor]:
+def _list(path: Path, ignored: Callable[[str], bool]) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise UserError(f"no file {path}", "a model directory with safetensors", "check the path")
     try:
@@ -82,6 +83,8 @@ def _list(path: Path) -> dict[str, StoredTensor]:
         header = json.loads(file.read(size))
     found = {}
     for name, (dtype, shape) in listed.items():
+        if ignored(name):
+            continue
         if dtype not in _TYPES:
             raise UserError(f"{name} in {path} is {dtype}", "one of " + ", ".join(_TYPES), "save the model in one of these types")
         found[name] = StoredTensor(path, dtype, shape, 8 + size + int(header[name]["data_offsets"][0]))

@@ -46,6 +46,7 @@ class DecoderConfig:
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = True
     eos_token_id: int = 0
+    model_type: str = "qwen3"
 
     def __post_init__(self) -> None:
         heads = self.num_attention_heads or self.hidden_size // self.head_dim

@@ -216,7 +216,7 @@ def test_a_build_that_was_not_finished(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "words"), [
-    ("qwen2", ["'qwen2'", "did you mean qwen3?"]), ("n-gram", ["did you mean ngram?"]), ("bert", ["'bert'", "qwen3 or ngram"]),
+    ("qwen33", ["'qwen33'", "did you mean qwen3?"]), ("n-gram", ["did you mean ngram?"]), ("resnet", ["'resnet'", "one of ngram, "]),
     (None, ["None"]), (["qwen3"], ["['qwen3']"]), ("x" * 10**6, ["xxx"]), ("a\nb\x1b[31m", ["model_type"]),
 ])
 def test_a_model_type_that_is_not_known(folder: Path, given: Any, words: list[str]) -> None:
@@ -300,7 +300,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
 @pytest.mark.parametrize(("change", "words"), [
     (lambda t: t.pop("model.norm.weight"), []),
     (lambda t: t.update({"model.norm.weights": t.pop("model.norm.weight")}), ["norm.weight"]),
-    (lambda t: t.update({"model.layers.9.extra": torch.ones(3)}), ["layers.9.extra", "qwen3"]),
+    (lambda t: t.update({"model.layers.9.extra": torch.ones(3)}), ["layers.9.extra", "config.json"]),
     (lambda t: t.update({"a\nb\x1b[31m" + "x" * 10**4: torch.ones(3)}), ["has"]),
     (lambda t: t.update({"model.layers.0.mlp.up_proj.weight": t["model.layers.0.mlp.up_proj.weight"].T}), ["up_proj", "shape"]),
     (lambda t: t.update({"model.norm.weight": t["model.norm.weight"].int()}), ["norm.weight", "I32"]),
