@@ -9,6 +9,7 @@ the Script property but need no table of 160,000 characters; a block that is not
 from __future__ import annotations
 
 import functools
+import unicodedata
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ _RANGES = {
     "symbols": ((0x2070, 0x2BFF), (0xFE00, 0xFE0F), (0xFFE0, 0xFFEE), (0x1F000, 0x1FAFF)),
 }  # a later entry wins where two overlap
 SCRIPTS = tuple(_RANGES)
+INSIDE, LETTER, UNSPACED_LETTER, SPACE, LINE, SIGN = range(6)  # what stands at an end of a token, see `edges`
 UNSPACED = tuple(SCRIPTS.index(name) for name in ("Han", "Kana", "Southeast Asian"))
 
 
@@ -77,3 +79,33 @@ def unspaced_bytes(text: str) -> int:
 def unspaced_points() -> npt.NDArray[np.bool_]:
     """Tell of every code point whether its script is written without spaces between words."""
     return np.isin(_table(), UNSPACED)
+
+
+def edges(piece: bytes) -> tuple[int, int]:
+    """Say what a token's bytes begin and end with: INSIDE a character, a LETTER (or digit), UNSPACED_LETTER, SPACE, LINE or SIGN.
+
+    A token that begins with the first bytes of a character begins as the first such character would: E4 is Han, C3 a letter.
+    """
+    if not piece:
+        return SIGN, SIGN
+    last = next((i for i in range(len(piece) - 1, -1, -1) if piece[i] & 0xC0 != 0x80), -1)
+    if last < 0:
+        return INSIDE, INSIDE
+    whole = len(piece) - last >= _length(piece[last])
+    return _edge(piece) if piece[0] & 0xC0 != 0x80 else INSIDE, _edge(piece[last:]) if whole else INSIDE
+
+
+def _length(first: int) -> int:
+    return 1 if first < 0xC0 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+
+
+def _edge(piece: bytes) -> int:
+    fill = {0xE0: b"\xa0", 0xF0: b"\x9f"}.get(piece[0], b"\x80") if len(piece) == 1 else b""
+    character = (piece + fill + b"\x80\x80")[: _length(piece[0])].decode("utf-8", "replace")[0]
+    if character in "\n\r\x85\u2028\u2029":
+        return LINE
+    if character.isspace():
+        return SPACE
+    if not character.isalnum():
+        return LETTER if unicodedata.category(character).startswith("M") else SIGN  # an accent goes on with its letter
+    return UNSPACED_LETTER if int(_table()[ord(character)]) in UNSPACED else LETTER

@@ -23,11 +23,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from myna.errors import UserError, nearest
 from myna.files import read_json, write_atomic, write_json
 from myna.tokenizer.patterns import NAMES, name_of
+from myna.tokenizer.scripts import INSIDE, LETTER, LINE, SIGN, UNSPACED_LETTER, edges
 
 SEPARATOR = "<|endoftext|>"  # ends a document; GPT-2's and Qwen's word for it
 PAD = "<|pad|>"  # its own token: a pad that equals the separator teaches a model never to stop
@@ -170,6 +173,23 @@ class Tokenizer:
             raise UserError(f"{self._where} has no special token {name!r}{nearest(name, known)}", "",
                             f"train the tokenizer with --tokenizer.special-tokens '{name}'")
         return id
+
+    def word_starts(self) -> npt.NDArray[np.bool_]:
+        """Tell of each token (V,) whether it begins a word wherever it stands.
+
+        It does when its first character is a space, a sign, or a letter of a script written without spaces (each Han character
+        may begin a word), and so does a special token. Other letters and digits go on with the word before, unless a token of
+        `word_ends` stands there.
+        """
+        return np.array([id in self._names or begin not in (INSIDE, LETTER) for id, (begin, _) in enumerate(self._edges)])
+
+    def word_ends(self) -> npt.NDArray[np.bool_]:
+        """Tell of each token (V,) whether the token after it always begins a word: it ends in a line end, a sign or such a script."""
+        return np.array([id in self._names or end in (UNSPACED_LETTER, LINE, SIGN) for id, (_, end) in enumerate(self._edges)])
+
+    @functools.cached_property
+    def _edges(self) -> list[tuple[int, int]]:
+        return [edges(piece) for piece in self.token_bytes]
 
     @property
     def fingerprint(self) -> str:

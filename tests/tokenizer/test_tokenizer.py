@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from myna.errors import UserError
 from myna.tokenizer import tokenizer as module
 from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2, name_of
+from myna.tokenizer.scripts import INSIDE, LETTER, LINE, SIGN, SPACE, UNSPACED_LETTER, edges
 from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer, byte_alphabet, cut
 from myna.tokenizer.train import train_tokenizer
 
@@ -275,3 +278,34 @@ def test_a_panic_of_the_library_is_a_user_error(bpe: Tokenizer, capfd: pytest.Ca
     with pytest.raises(UserError, match="failed on this text"):
         bpe.encode_batch([" " * 11_000_000 + "a"])  # longer than the pattern's limit; `encode` cuts it
     assert "panicked" in capfd.readouterr().err
+
+
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    ids = np.array(tokenizer.encode(text))
+    begins = tokenizer.word_starts()[ids]
+    begins[1:] |= tokenizer.word_ends()[ids[:-1]]
+    begins[0] = True
+    cuts = [*np.flatnonzero(begins), len(ids)]
+    return [tokenizer.decode(ids[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def test_tokens_know_where_words_begin(tokenizer: Tokenizer) -> None:
+    assert _words(tokenizer, "The unquestionable breathe\nWords, so") == ["The", " unquestionable", " breathe", "\n", "Words", ",", " so"]
+    assert tokenizer.word_starts()[sorted(tokenizer.special_ids)].all()
+    for text in GOLDEN_TEXTS[:-1]:
+        words = _words(tokenizer, text)
+        assert "".join(words) == text  # no word ends inside a character
+        assert not any(" " in word.lstrip() for word in words)
+
+
+def test_each_chinese_character_begins_a_word(characters: Tokenizer) -> None:
+    assert _words(characters, "春眠Xyz不") == ["春", "眠", "Xyz", "不"]
+
+
+@pytest.mark.parametrize(("piece", "found"), [
+    (b" the", (SPACE, LETTER)), (b"e.", (LETTER, SIGN)), (b"\r\n", (LINE, LINE)), ("中国".encode(), (UNSPACED_LETTER, UNSPACED_LETTER)),
+    (b"\xe4\xb8", (UNSPACED_LETTER, INSIDE)), (b"\xad", (INSIDE, INSIDE)), (b"\xadx", (INSIDE, LETTER)), (b"\xc3", (LETTER, INSIDE)),
+    (b"", (SIGN, SIGN)), ("e\u0301".encode(), (LETTER, LETTER)), (b"_7", (SIGN, LETTER)), ("。".encode(), (SIGN, SIGN)),
+    (b"\xff", (SIGN, INSIDE)), ("🦜".encode(), (SIGN, SIGN)), ("\u3000".encode(), (SPACE, SPACE)), (b"\xf0", (SIGN, INSIDE))])
+def test_edges_of_tokens(piece: bytes, found: tuple[int, int]) -> None:
+    assert edges(piece) == found
