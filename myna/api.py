@@ -10,15 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from myna.config import make
+from myna.console import say
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
 from myna.generate.options import SampleOptions
 from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
-from myna.models.pretrained import load_model
+from myna.models.families import Family
+from myna.models.mixture import Mixture
+from myna.models.pretrained import load_language_model
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe
 from myna.tokenizer.tokenizer import Tokenizer
@@ -47,7 +50,7 @@ class Measuring(TypedDict, total=False):
 
 
 def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *, steps: int | None = None, seed: int = 0,
-          threads: int | None = None, family: Literal["decoder", "ngram"] = "decoder", resume: bool = False, valid: Paths = (),
+          threads: int | None = None, family: Family = "decoder", resume: bool = False, valid: Paths = (),
           test: Paths = (), options: Mapping[str, Any] | None = None) -> Report:
     """Make a model directory at `out` from files and folders of text; returns its scores on the test split.
 
@@ -63,13 +66,19 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
     return build_directory(_paths(inputs), Path(out), recipe, resume, _paths(valid), _paths(test))
 
 
-def load(name: str | Path) -> Model:
-    """Open a model directory. Raises UserError when it is not one, is damaged, or its tokenizer gives other ids than it was trained with.
+def load(name: str | Path, member: str | None = None) -> Model:
+    """Open a model directory: its mixture if it has one, which is said, or the `member` named.
+
+    Raises UserError when it is not one, is damaged, or its tokenizer gives other ids than it was trained with.
 
         model = myna.load("my-model")
+        alone = myna.load("my-model", member="decoder")
     """
     folder = Path(name)
-    return Model(folder, load_model(folder), Tokenizer.open(folder))
+    model = load_language_model(folder, member)
+    if isinstance(model, Mixture):
+        say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
+    return Model(folder, model, Tokenizer.open(folder))
 
 
 @dataclasses.dataclass(frozen=True)

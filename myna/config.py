@@ -67,7 +67,7 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         words = [str(argument) for argument in arguments]
         raise UserError(f"{name} is {value!r}{nearest(str(value), words)}", "one of " + ", ".join(words))
     if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = [item for item in value.split(",") if item] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             raise UserError(f"{name} is {value!r}", "a list")
         return tuple(convert(item, arguments[0], name) for item in items)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from myna.config import make, options_of
 from myna.corpus.options import CleanOptions, SplitOptions
 from myna.errors import UserError, nearest
 from myna.evaluate.options import EvaluateOptions
-from myna.models.options import NgramOptions
+from myna.models.families import Family
+from myna.models.options import MixtureOptions, NgramOptions
 from myna.tokenizer.options import TokenizerOptions
 from myna.train.options import PlanOptions, TrainOptions
 
@@ -31,8 +32,8 @@ class BuildOptions:
     "Seed of the weights, the order of the text and the samples."
     threads: int | None = None
     "Processor threads to train with; none takes all this process may use."
-    family: Literal["decoder", "ngram"] = "decoder"
-    "decoder (a Transformer) or ngram (counting only; takes seconds)."
+    family: Family = "decoder"
+    "What to make: ngram, unbounded, hmm and vectors count; rnn, lstm, gru and the Transformers are trained by gradient."
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -46,7 +47,7 @@ class BuildOptions:
 
 
 SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
-                             "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+                             "mixture": MixtureOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Recipe:
     split: SplitOptions = dataclasses.field(default_factory=SplitOptions)
     tokenizer: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
     ngram: NgramOptions = dataclasses.field(default_factory=NgramOptions)
+    mixture: MixtureOptions = dataclasses.field(default_factory=MixtureOptions)
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     evaluate: EvaluateOptions = dataclasses.field(default_factory=EvaluateOptions)

@@ -1,8 +1,8 @@
 """The main road: text and minutes in, a measured model directory out. Calls the stages in the order in which text flows.
 
-read, clean, split -> tokenizer and ids -> n-gram baseline -> plan -> rehearsal -> train -> evaluate -> write. Every stage leaves a
-directory with a manifest, so a run that was stopped goes on where it was. The baseline comes before the plan because the plan's
-expected loss is measured from it.
+read, clean, split -> tokenizer and ids -> n-gram baseline -> plan -> rehearsal -> train -> mix -> evaluate -> write. Every stage
+leaves a directory with a manifest, so a run that was stopped goes on where it was. The baseline comes before the plan because the
+plan's expected loss is measured from it. Families that count have no plan and no rehearsal: they are fitted in one go.
 
     build(["my-texts/"], Path("my-model"), Recipe(BuildOptions(minutes=10)))
 """
@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,30 +24,36 @@ from myna.audit.card import write_card
 from myna.console import duration, human, say
 from myna.corpus.clean import prepare_corpus
 from myna.corpus.store import Corpus
-from myna.data.order import Order, read_batch
+from myna.data.reader import open_reader
 from myna.data.shards import Shard, prepare_tokens
 from myna.errors import UserError
-from myna.evaluate.language import evaluate_language, report_language, sample_text, shard_text
+from myna.evaluate.language import evaluate_language, report_language, sample_documents, sample_text, shard_text
 from myna.evaluate.page import write_page
 from myna.files import MANIFEST, lock, new_directory, read_json, same_manifest, sha256, write_json, write_manifest
 from myna.generate.options import SampleOptions
 from myna.generate.text import generate_text
 from myna.metrics.report import Report
+from myna.models.families import CAUSAL, COUNTED, Family
+from myna.models.mixture import Fitted, Mixture, fit_weights, write_mixture
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
 from myna.models.protocol import LanguageModel
-from myna.recipe import Recipe, differences
+from myna.recipe import Recipe
+from myna.request import request_of, saved_request
+from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from myna.models.decoder import Decoder
+    from myna.models.create import Config
+    from myna.train.loop import Batch
     from myna.train.plan import Plan
 
 _WRITING_SECONDS = 3.0  # for the bootstrap, the card, the report and the hashes at the end
 _SAMPLE = SampleOptions(max_tokens=48, temperature=0.8, seed=0)
 _FINAL_SAMPLES = 3
+_MIXTURE_TOKENS = 50_000  # of validation text on which the weights of a mixture are learned: few weights need few tokens
+_WORTH_MIXING = 0.002  # share of the bits that a mixture must save; two models to keep for less would be a poor bargain
+SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {}
 _FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -80,7 +86,7 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
     """
     clock = Clock()
     with lock(out):
-        saved = _saved_request(out, recipe, inputs, resume, valid, test)
+        saved = saved_request(out, recipe, inputs, resume, valid, test)
         if saved is None:
             say(f"{out} is finished")
             _write_pages(out)  # a kill may have come between the last of these and myna.json
@@ -97,12 +103,19 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
             for note in read_json(out / "corpus" / "split.json").get("said", []):
                 say(f"  {note}")
         with clock.stage("tokenizer"):
-            tokenizer, _ = prepare_tokens(corpus, out / "tokens", recipe.tokenizer)
+            tokenizer, _ = prepare_tokens(corpus, out / "tokens", tokenizer_options(recipe))
         with clock.stage("baseline"):
             options = dataclasses.replace(recipe.ngram, order=1) if recipe.build.family == "ngram" else recipe.ngram
             baseline = prepare_ngram(out / "tokens", tokenizer, out / "ngram", options)
-        road = _Road(out, recipe, corpus, tokenizer, baseline, clock, _request(recipe, inputs, valid, test))
-        return road.count() if recipe.build.family == "ngram" else road.train()
+        road = _Road(out, recipe, corpus, tokenizer, baseline, clock, request_of(recipe, inputs, valid, test))
+        return road.count() if recipe.build.family in COUNTED else road.train()
+
+
+def tokenizer_options(recipe: Recipe) -> TokenizerOptions:
+    """Return the tokenizer's options with the special tokens that the family needs."""
+    needed = SPECIAL_TOKENS.get(recipe.build.family, ())
+    listed = recipe.tokenizer.special_tokens
+    return dataclasses.replace(recipe.tokenizer, special_tokens=(*listed, *(name for name in needed if name not in listed)))
 
 
 def prepare_ngram(tokens: Path, tokenizer: Tokenizer, out: Path, options: NgramOptions) -> Ngram:
@@ -128,44 +141,55 @@ class _Road:
         self.clock, self.request = clock, request
         self.shards = {name: Shard.open(out / "tokens", name) for name in ("train", "valid", "test")}
 
+    @property
+    def family(self) -> Family:
+        """What is being made."""
+        return self.recipe.build.family
+
     def count(self) -> Report:
-        """Make an n-gram the model itself; its baseline is the best order-1 model."""
+        """Fit a family that needs no training loop."""
         with self.clock.stage("train"):
-            train, valid = self.shards["train"].ids, self.shards["valid"].ids
-            model = fit_ngram(train, valid, self.tokenizer.vocab_size, self.tokenizer.separator_id, self.recipe.ngram)
+            left = None if self.recipe.build.steps is not None else self.recipe.build.minutes * 60 - self.clock.seconds - _WRITING_SECONDS
+            model = self._fit(self.family, left)
             say(f"  {model.name}")
         model.save(self.out)
         return self._finish(model, None, {"seconds": self.clock.stages["train"], "peak_bytes": machine.peak_memory()})
 
+    def _fit(self, family: Family, seconds: float | None) -> Any:
+        """Fit a model of a family that counts; `seconds` bounds those that take as long as they are given."""
+        train, valid = self.shards["train"].ids, self.shards["valid"].ids
+        sizes = (train, valid, self.tokenizer.vocab_size, self.tokenizer.separator_id)
+        match family:
+            case "ngram":
+                return fit_ngram(*sizes, self.recipe.ngram)
+            case _:
+                raise ValueError(f"{family} is not fitted by counting")
+
     def train(self) -> Report:
-        """Plan, rehearse, train, evaluate and write a decoder."""
+        """Plan, rehearse, train, mix, evaluate and write a neural model."""
         import torch
 
-        from myna.models.decoder import new_decoder
-        from myna.models.pretrained import save_decoder
+        from myna.models.create import new_model
+        from myna.models.pretrained import save_model
         from myna.train.loop import Hooks, Run, train
         from myna.train.rehearsal import rehearse
 
         with self.clock.stage("plan"):
             plan = self._plan()
-        order = Order(len(self.shards["train"]), plan.context, plan.seed)
-        ids = self.shards["train"].ids
-
-        def read(step: int) -> Tensor:
-            return torch.from_numpy(read_batch(ids, order.starts(step, plan.batch_rows), plan.context))
-
+        read = open_batches(self.family, self.shards["train"], self.tokenizer, plan.seed)(plan.config(), plan.context, plan.batch_rows)
         torch.manual_seed(plan.seed)
         if not (self.out / "log.jsonl").is_file():
             with self.clock.stage("rehearsal"):
-                rehearse(plan, self.tokenizer, read, self.recipe.train, self.out / ".rehearsal", _speak)
+                rehearse(plan, self.tokenizer, read, self.out / ".rehearsal", self._speak)
         with self.clock.stage("train"):
-            model = new_decoder(plan.config(), plan.seed, plan.precision)
+            model = new_model(plan.config(), plan.seed, plan.precision)
             hooks = Hooks(lambda: self._validate(model), lambda: self._sample(model))
-            end = train(model, read, Run(plan.steps, plan.micro_rows, plan.seconds), self.recipe.train, self.out, hooks)
+            end = train(model, read, Run(plan.steps, plan.micro_rows, plan.seconds), plan.options(), self.out, hooks)
+        model.eval()
         actual = {"seconds": round(end.seconds, 3), "seconds_per_step": end.seconds / end.step, "steps": end.step, "tokens": end.tokens,
                   "peak_bytes": machine.peak_memory(), **self._validate(model)}
         model.compute_dtype = torch.float32  # what is measured is what loads
-        save_decoder(model, self.out, self.tokenizer.pad_id)
+        save_model(model, self.out, self.tokenizer.pad_id)
         return self._finish(model.requires_grad_(False), plan, actual)
 
     def _plan(self) -> Plan:
@@ -177,39 +201,78 @@ class _Road:
             known = read_json(path)
             plan = Plan(**{field.name: known[field.name] for field in dataclasses.fields(Plan)})
         else:
-            plan = plan_decoder(self.recipe, self.shards, self.tokenizer, self.baseline, self.clock.seconds)
+            plan = plan_model(self.recipe, self.shards, self.tokenizer, self.baseline, self.clock.seconds)
             write_json(path, {**dataclasses.asdict(plan), "request": self.request})
         say(describe_plan(plan))
         return plan
 
-    def _validate(self, model: Decoder) -> dict[str, float]:
+    def _validate(self, model: Any) -> dict[str, float]:
         from myna.train.plan import VALIDATION_TOKENS
 
         blocks = evaluate_language(model, self.tokenizer, sample_text(self.shards["valid"], self.tokenizer, VALIDATION_TOKENS))
         return {"bits_per_byte": blocks.bits_per_byte, "loss": blocks.loss}
 
-    def _sample(self, model: LanguageModel) -> str:
+    def _sample(self, model: Any) -> str:
         return str(generate_text(model, self.tokenizer, "", _SAMPLE)[0])
+
+    def _speak(self, model: Any, tokenizer: Tokenizer) -> None:
+        generate_text(model, tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=4))
+
+    def _mix(self, model: LanguageModel) -> LanguageModel:
+        """Add the counted members of the recipe to a model, when their sum is better on the validation split."""
+        wanted = [name for name in self.recipe.mixture.members if name != self.family]
+        if self.family not in CAUSAL or not wanted:
+            return model
+        with self.clock.stage("mix"):
+            names: list[str] = [self.family, *wanted]
+            members = [model, *(self._member(name) for name in wanted)]
+            fitted = fit_weights(members, sample_documents(self.shards["valid"], _MIXTURE_TOKENS))
+            say(describe_mixture(names, fitted))
+            if fitted.bits > min(fitted.member_bits) * (1 - _WORTH_MIXING):
+                say("  that is not worth it: the model stays alone")
+                return model
+            write_mixture(self.out, names, [".", *wanted], fitted)
+            return Mixture(members, names, fitted.weights)
+
+    def _member(self, family: Family) -> LanguageModel:
+        """Return a counted model to mix in, fitted in its own folder of the directory unless it is there."""
+        if family == "ngram":
+            return self.baseline
+        folder = self.out / family
+        if not (folder / "config.json").is_file():
+            with new_directory(folder) as made:
+                self._fit(family, None).save(made)
+                self.tokenizer.save(made)
+        from myna.models.pretrained import load_model
+
+        opened: LanguageModel = load_model(folder)
+        return opened
 
     def _finish(self, model: LanguageModel, plan: Plan | None, actual: dict[str, Any]) -> Report:
         """Evaluate on the test split, then write everything that stands beside the weights; myna.json is last but for the pages."""
+        mixed = self._mix(model)
         with self.clock.stage("evaluate"):
-            report = report_language(model, self.tokenizer, shard_text(self.shards["test"]), self.baseline, self.baseline.name,
-                                     options=self.recipe.evaluate)
+            report = self._report(mixed)
+            alone = None if mixed is model else self._report(model)
         with self.clock.stage("write"):
             self.tokenizer.save(self.out, model.max_length)
-            samples = generate_text(model, self.tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=200, n=_FINAL_SAMPLES))
+            samples = generate_text(mixed, self.tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=200, n=_FINAL_SAMPLES))
             hashed = [name for name in _FILES if (self.out / name).is_file()]
             actual["total_seconds"] = round(self.clock.seconds, 3)
             write_json(self.out / "myna.json", {
                 "format": 1, "version": __version__, "family": self.recipe.build.family, "golden": self.tokenizer.golden(),
                 "hashes": {name: sha256(self.out / name) for name in hashed}, "lineage": self._lineage(),
                 "plan": None if plan is None else dataclasses.asdict(plan), "actual": actual, "report": report.to_json(),
+                "alone": None if alone is None else alone.to_json(),
                 "samples": [{"prompt": "", "text": str(sample)} for sample in samples], "stages": self.clock.stages,
                 "notes": plan.notes if plan else []})
             _write_pages(self.out)
         say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
         return report
+
+    def _report(self, model: LanguageModel) -> Report:
+        return report_language(model, self.tokenizer, shard_text(self.shards["test"]), self.baseline, self.baseline.name,
+                               options=self.recipe.evaluate)
 
     def _lineage(self) -> dict[str, Any]:
         import numpy
@@ -226,16 +289,36 @@ class _Road:
                 "versions": versions}
 
 
-def plan_decoder(recipe: Recipe, shards: dict[str, Shard], tokenizer: Tokenizer, baseline: Ngram, spent: float) -> Plan:
-    """Plan a decoder for what is left of the minutes (or for the steps) after `spent` seconds."""
+def open_batches(family: Family, shard: Shard, tokenizer: Tokenizer, seed: int) -> Callable[[Config, int, int], Callable[[int], Batch]]:
+    """Return what opens a training split as a plan wants it: (config, context, rows) to a function from a step to its rows."""
+    def open_rows(config: Config, context: int, rows: int) -> Callable[[int], Batch]:
+        import torch
+
+        read = open_reader(family, config.model_type, shard.ids, context, rows, seed, tokenizer)
+        return lambda step: {name: torch.from_numpy(values) for name, values in read(step).items()}
+
+    return open_rows
+
+
+def plan_model(recipe: Recipe, shards: dict[str, Shard], tokenizer: Tokenizer, baseline: Ngram, spent: float) -> Plan:
+    """Plan a neural model for what is left of the minutes (or for the steps) after `spent` seconds."""
     from myna.train.plan import VALIDATION_TOKENS, Request, Text, make_plan
 
     wanted = recipe.build
     seconds = None if wanted.steps is not None else wanted.minutes * 60 - spent - _WRITING_SECONDS
     blocks = evaluate_language(baseline, tokenizer, sample_text(shards["valid"], tokenizer, VALIDATION_TOKENS), "measuring the baseline")
     train = shards["train"]
-    text = Text(len(train), train.text_bytes, tokenizer.vocab_size, tokenizer.separator_id, len(shards["test"]), blocks.bits_per_byte)
-    return make_plan(Request(seconds, wanted.steps, wanted.seed), text, recipe.plan, recipe.train)
+    text = Text(len(train), train.text_bytes, tokenizer.vocab_size, tokenizer.separator_id, len(shards["test"]), blocks.bits_per_byte,
+                tokenizer.pad_id or 0)
+    batches = open_batches(wanted.family, train, tokenizer, wanted.seed)
+    return make_plan(Request(seconds, wanted.steps, wanted.seed, wanted.family), text, recipe.plan, recipe.train, batches)
+
+
+def describe_mixture(names: Sequence[str], fitted: Fitted) -> str:
+    """Say what was mixed and what it gained."""
+    parts = ", ".join(f"{name} {weight:.2f} (alone {bits:.3f})"
+                      for name, weight, bits in zip(names, fitted.weights, fitted.member_bits, strict=True))
+    return f"  {parts}: together {fitted.bits:.3f} bits per token of validation text"
 
 
 def describe_plan(plan: Plan) -> str:
@@ -255,37 +338,3 @@ def _write_pages(out: Path) -> None:
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
-def _speak(model: LanguageModel, tokenizer: Tokenizer) -> None:
-    generate_text(model, tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=4))
-
-
-def _request(recipe: Recipe, inputs: Sequence[Path], valid: Sequence[Path], test: Sequence[Path]) -> dict[str, Any]:
-    paths = {"inputs": inputs, "valid": valid, "test": test}
-    return {"recipe": recipe.to_json(), **{name: [str(path) for path in listed] for name, listed in paths.items()}}
-
-
-def _saved_request(out: Path, recipe: Recipe, inputs: Sequence[Path], resume: bool, valid: Sequence[Path], test: Sequence[Path],
-                   ) -> tuple[Recipe, Sequence[Path], Sequence[Path], Sequence[Path]] | None:
-    """Decide what to build: the request as given or, on --resume, the one saved with the plan. None: nothing is left to do."""
-    planned, finished = (out / "plan.json").is_file(), (out / "myna.json").is_file()
-    if (planned or finished) and not resume:
-        raise UserError(f"{out} already holds a {'finished model' if finished else 'build that was not finished'}", "a new directory",
-                        "go on with --resume, or choose another --out")
-    if not (planned or finished):
-        if not inputs:
-            raise UserError(f"nothing to build from: {out} holds no plan to resume" if resume else "no input was given",
-                            "files or folders of text", "myna build my-texts/ --out my-model")
-        return recipe, inputs, valid, test
-    saved = read_json(out / "plan.json")["request"] if planned else read_json(out / "myna.json")["lineage"]["request"]
-    old = Recipe.from_json(saved["recipe"], str(out))
-    changed = differences(old, recipe, given_only=True)
-    for name, paths in {"inputs": inputs, "valid": valid, "test": test}.items():
-        if paths and [str(path) for path in paths] != saved[name]:
-            changed.append(f"{name} were {' '.join(saved[name])}, now {' '.join(map(str, paths))}")
-    if changed:
-        raise UserError(f"{out} was begun with other options: {'; '.join(changed[:3])}", "the options it was begun with",
-                        f"myna build --resume --out {out} takes them from there")
-    if finished:
-        return None
-    inputs, valid, test = ([Path(path) for path in saved[name]] for name in ("inputs", "valid", "test"))
-    return old, inputs, valid, test

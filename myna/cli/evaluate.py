@@ -9,7 +9,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from myna.cli.main import Parser, add_options, existing, read_options
+from myna.cli.main import Parser, add_member, add_options, existing, read_options
 from myna.evaluate.options import EvaluateOptions
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the flags of `myna evaluate`."""
     parser.add_argument("model", metavar="DIR", help="a model directory")
     parser.add_argument("files", metavar="FILE", nargs="+", help="text to measure on, cleaned as `myna clean` does")
+    add_member(parser)
     add_options(parser, EvaluateOptions)
 
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     from myna.api import load
 
-    report = load(args.model).evaluate(inputs, **asdict(options))
+    report = load(args.model, args.member).evaluate(inputs, **asdict(options))
     if args.json:
         print(json.dumps(report.to_json(), ensure_ascii=False))
     else:

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from myna.cli.main import add_options, read_options
+from myna.cli.main import add_member, add_options, read_options
 from myna.console import say
 from myna.errors import UserError
 from myna.generate.options import SampleOptions
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--stop", dest=".stop", action="append", default=argparse.SUPPRESS, metavar="TEXT",
                           help=r"end before this text; may be given several times; \n, \t and \\ are understood")
     sampling.add_argument("--greedy", action="store_true", help="always take the likeliest token (the same as --temperature 0)")
+    add_member(parser)
     parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = _read_prompt(args.prompt)
     from myna.api import load
 
-    stream = load(args.model).stream(prompt, **asdict(options))
+    stream = load(args.model, args.member).stream(prompt, **asdict(options))
     shown = "" if args.no_echo else prompt
     began = time.monotonic()
     interrupted = False

@@ -94,6 +94,11 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str = "") -
                            metavar=_metavar(option), help=(option.help.removesuffix(".") + shown).replace("%", "%%"))
 
 
+def add_member(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that takes one model out of a directory that mixes several."""
+    parser.add_argument("--member", metavar="NAME", help="use one member of the directory's mixture alone: decoder, ngram, ...")
+
+
 def read_options(args: argparse.Namespace, cls: type[T], section: str = "", recipe: dict[str, dict[str, Any]] | None = None) -> T:
     """Build the options dataclass from its defaults, the recipe's section and the flags given."""
     flags = vars(args)

@@ -91,6 +91,20 @@ class Order:
         return walked.astype(np.int64)
 
 
+class Windows:
+    """Batches for next-token prediction: windows of the stream in `Order`'s order, each position labelled with the id after it."""
+
+    def __init__(self, ids: NDArray[np.integer], context: int, seed: int) -> None:
+        """ids: the token stream (N,). Raises UserError when it does not fill one window."""
+        self.ids, self.context = ids, context
+        self.order = Order(len(ids), context, seed)
+
+    def read(self, step: int, rows: int) -> dict[str, NDArray[np.int64]]:
+        """Return the rows of a step: input_ids and labels (B, context)."""
+        batch = read_batch(self.ids, self.order.starts(step, rows), self.context)
+        return {"input_ids": batch[:, :-1], "labels": batch[:, 1:]}
+
+
 def read_batch(ids: NDArray[np.integer], starts: NDArray[np.int64], context: int) -> NDArray[np.int64]:
     """Gather windows from a token stream: (B,) starts to (B, T) ids, each window with the token after it; wraps at the end."""
     batch = np.empty((len(starts), context + 1), dtype=np.int64)  # (B, T)

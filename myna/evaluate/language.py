@@ -48,12 +48,17 @@ def shard_text(shard: Shard) -> Text:
 
 
 def sample_text(shard: Shard, tokenizer: Tokenizer, max_tokens: int) -> Text:
-    """Take a fixed sample of a split, at most `max_tokens`: the beginnings of evenly spaced documents, for the validation curve."""
+    """Take a fixed sample of a split, at most `max_tokens`, for the validation curve."""
+    parts = sample_documents(shard, max_tokens)
+    return Text(sum(len(tokenizer.decode_bytes(part)) for part in parts), lambda tokenizer: iter(parts))
+
+
+def sample_documents(shard: Shard, max_tokens: int) -> list[Array]:
+    """Take the ids of a fixed sample of a split: the beginnings of evenly spaced documents, at most `max_tokens` in all."""
     rows = shard.documents
     count = min(len(rows), max(1, max_tokens // _SAMPLE_DOCUMENT))
     chosen = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)] if count else rows
-    parts = [np.asarray(shard.ids[row["start"]:min(row["end"], row["start"] + max_tokens // count)]) for row in chosen]
-    return Text(sum(len(tokenizer.decode_bytes(part)) for part in parts), lambda tokenizer: iter(parts))
+    return [np.asarray(shard.ids[row["start"]:min(row["end"], row["start"] + max_tokens // count)]) for row in chosen]
 
 
 def corpus_text(corpus: Corpus) -> Text:

@@ -6,11 +6,14 @@ the training loop knows. Neither is a base class: a model satisfies them by havi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Ids = Sequence[Sequence[int]] | npt.NDArray[np.integer[Any]]  # B rows of new ids; rows may differ in length
 LogProbs = npt.NDArray[np.float32]
@@ -55,10 +58,22 @@ class LanguageModel(Protocol):
 
 
 class Trainable(Protocol):
-    """Anything the training loop can train: an `nn.Module` with one more method."""
+    """Anything the training loop can train: an `nn.Module` with three more methods.
 
-    def loss(self, batch: Any, carry: Any = None) -> tuple[dict[str, tuple[Any, Any, float]], Any]:
-        """Return ({name: (sum of losses, count, weight)}, carry).
+    A batch maps Hugging Face's names to tensors, rows first: input_ids (B, T) and labels (B, T), already aligned (labels[b, t] is
+    the id to predict at position t; -100: none), and what else the family reads. A carry is what a recurrent model hands from one
+    step's rows to the next: tensors, rows first, or None.
+    """
 
-        The loop divides each sum once by the count over all micro-batches and ranks of the step.
+    def counts(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
+        """Count the predictions that each loss of these rows is a sum over."""
+
+    def loss(self, batch: Mapping[str, Tensor], carry: tuple[Tensor, ...] | None = None,
+             ) -> tuple[dict[str, tuple[Tensor, float]], tuple[Tensor, ...] | None]:
+        """Return ({name: (sum in nats, weight)}, carry).
+
+        The loop divides each sum by its count over all micro-batches and ranks of the step, so losses may count different things.
         """
+
+    def table_names(self) -> set[str]:
+        """Name the parameters that are looked up by id or score ids (embeddings, head): Muon is for the other matrices."""

@@ -1,10 +1,9 @@
 """The one training loop. It knows `Trainable`, a source of batches and two functions it is handed: validate and sample.
 
-A step's gradient is the sum over its micro-batches divided once by what they counted, so how a batch is cut up changes
-nothing. Everything the next step depends on (weights, optimizer state, carry, step, schedule) is in the checkpoint, and
+Each loss is divided by what it counts in the whole step, so how a batch is cut into micro-batches changes nothing. Everything the next step depends on (weights, optimizer state, carry, step, schedule) is in the checkpoint, and
 batches are a pure function of the step, so a resumed run equals an uninterrupted one to the last bit.
 
-    train(model, lambda step: batch(step), Run(steps=100, micro_rows=8), TrainOptions(), Path("run"))
+    train(model, read_batch, Run(steps=100, micro_rows=8), TrainOptions(), Path("run"), Hooks())
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -32,6 +31,8 @@ from myna.train.checkpoint import load_checkpoint, pack_optimizer, save_checkpoi
 from myna.train.optimizer import make_optimizers, step_optimizers
 from myna.train.options import TrainOptions
 from myna.train.schedule import decay_start, rate_factor
+
+Batch = Mapping[str, Tensor]  # rows first in every tensor; `input_ids` among them
 
 _BAD_STEPS = 5  # steps in a row with a gradient that is not finite before the run is given up
 _PATIENCE = 1.08  # the decay may be expected to overrun its time by this much before it is begun early: a slow spell may pass
@@ -72,10 +73,10 @@ class Hooks:
     sample: Callable[[], str] = field(default=str)
 
 
-def train(model: nn.Module, read_batch: Callable[[int], Tensor], run: Run, options: TrainOptions, folder: Path, hooks: Hooks) -> Position:
+def train(model: nn.Module, read_batch: Callable[[int], Batch], run: Run, options: TrainOptions, folder: Path, hooks: Hooks) -> Position:
     """Train from the newest checkpoint in `folder/checkpoints` (or from step 0) to the end; returns the final position.
 
-    read_batch(step) gives the rows of a step, (B, ...). Writes `folder/log.jsonl`. Raises Interrupted on Ctrl-C or SIGTERM, after saving.
+    model: a `Trainable`. read_batch(step) gives the rows of a step. Writes `folder/log.jsonl`. Raises Interrupted on Ctrl-C or SIGTERM, after saving.
     """
     optimizers = make_optimizers(model, options)
     fresh = Position(steps=run.steps, decay_start=decay_start(run.steps, options))
@@ -105,7 +106,7 @@ def train(model: nn.Module, read_batch: Callable[[int], Tensor], run: Run, optio
                 raise UserError(f"the gradient was not finite {_BAD_STEPS} steps in a row (to step {position.step})", "a finite gradient",
                                 "start again in another --out with a lower --train.learning-rate")
             if position.step in look_steps(position.steps, options.validations):
-                _look(log, position, hooks)
+                _look(model, log, position, hooks)
                 watch.looked(position)
             if stop.is_set():
                 save()
@@ -120,28 +121,31 @@ def look_steps(steps: int, looks: int) -> set[int]:
     return {max(1, round(steps * (k + 1) / looks)) for k in range(looks)}
 
 
-def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Tensor, carry: Any, run: Run, options: TrainOptions,
+def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Batch, carry: Any, run: Run, options: TrainOptions,
           factor: float, position: Position) -> tuple[dict[str, Any], Any]:
     """Take one optimizer step; returns its log row and the new carry."""
-    summed = 0.0
-    counts: dict[str, int] = {}
-    carried = carry
-    for micro in torch.split(batch, run.micro_rows):
-        losses, carried = model.loss(micro, carried)  # type: ignore[operator]
-        for name, (_, counted, _) in losses.items():
-            counts[name] = counts.get(name, 0) + int(counted)
-        weighted = sum((total * weight for total, _, weight in losses.values()), torch.zeros(()))
-        summed += float(weighted.detach())
-        weighted.backward()
-    count = next(iter(counts.values()), 0)
-    if count < 1 or any(other != count for other in counts.values()):  # one division would not be right for all
-        raise ValueError(f"the losses of one step must all count the same, at least one prediction; got {counts}")
+    counts: dict[str, int] = model.counts(batch)  # type: ignore[operator]
+    if not any(counts.values()):
+        raise ValueError(f"a step must predict something; got {counts}")
+    means = dict.fromkeys(counts, 0.0)
+    loss = 0.0
+    carried = []
+    for rows in split_rows(batch, run.micro_rows):
+        losses, after = model.loss({name: tensor[rows] for name, tensor in batch.items()},  # type: ignore[operator]
+                                   None if carry is None else tuple(tensor[rows] for tensor in carry))
+        parts = {name: total * (weight / max(1, counts[name])) for name, (total, weight) in losses.items()}
+        total = sum(parts.values(), torch.zeros(()))
+        loss += float(total.detach())
+        for name, (summed, _) in losses.items():
+            means[name] += float(summed.detach()) / max(1, counts[name])
+        total.backward()
+        carried.append(after)
     parameters = [p for group in optimizers for g in group.param_groups for p in g["params"] if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
-    loss = summed / count
-    position.tokens += count
-    row = {"loss": loss, "gradient_norm": norm, "learning_rate": factor * optimizers[0].param_groups[0]["peak"]}
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    position.tokens += batch["input_ids"].numel()
+    row = {"loss": loss, **(means if len(means) > 1 else {}), "gradient_norm": norm,
+           "learning_rate": factor * optimizers[0].param_groups[0]["peak"]}
     if not (math.isfinite(norm) and math.isfinite(loss)):
         position.bad_steps += 1
         for parameter in parameters:
@@ -149,14 +153,21 @@ def _step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Tens
         # the carry too stays what it was: what this batch would have left in it may not be finite
         return {key: value if math.isfinite(value) else None for key, value in row.items()} | {"skipped": True}, carry
     position.bad_steps = 0
-    scale = min(1.0, options.gradient_clip / max(norm, 1e-12)) / count
-    torch._foreach_mul_(gradients, scale)
+    if norm > options.gradient_clip:
+        torch._foreach_mul_(gradients, options.gradient_clip / norm)
     step_optimizers(optimizers, factor)
-    return row, carried
+    return row, None if carried[0] is None else tuple(torch.cat(parts) for parts in zip(*carried, strict=True))
 
 
-def _look(log: Log, position: Position, hooks: Hooks) -> None:
-    """Measure the validation text and take a sample."""
+def split_rows(batch: Batch, micro_rows: int) -> list[slice]:
+    """Cut a batch's rows into micro-batches of at most `micro_rows`."""
+    rows = len(batch["input_ids"])
+    return [slice(at, at + micro_rows) for at in range(0, rows, micro_rows)]
+
+
+def _look(model: nn.Module, log: Log, position: Position, hooks: Hooks) -> None:
+    """Measure the validation text and take a sample, without dropout."""
+    model.eval()
     measured = hooks.validate()
     if measured:
         log.write("valid", position, **measured)
@@ -165,6 +176,7 @@ def _look(log: Log, position: Position, hooks: Hooks) -> None:
     if text := hooks.sample():
         log.write("sample", position, text=text)
         say("  " + " ".join(text.split())[:76])
+    model.train()
 
 
 class _Watch:

@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from myna.train.options import TrainOptions
 
 # Quintic Newton-Schulz coefficients and number of iterations, from the reference cited above; torch.optim.Muon has the same.
 _A, _B, _C = 3.4445, -4.775, 2.0315
 _ITERATIONS = 5
-_RATES = {"muon": 0.03, "adamw": 0.003, "sgd": 0.1}  # muon: swept on Shakespeare (docs/log.md); the others are usual values, not swept
 
 
 class Muon(Optimizer):
@@ -70,21 +69,34 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def make_optimizers(model: nn.Module, options: TrainOptions) -> list[Optimizer]:
-    """Group the model's trainable parameters and give each its rule; every group keeps its peak rate as `peak`."""
+    """Group the model's trainable parameters and give each its rule; every group keeps its peak rate as `peak`.
+
+    model: a `Trainable`, which says which of its matrices are tables.
+    """
+    names: set[str] = model.table_names()  # type: ignore[operator]
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [p for name, p in named if p.ndim == 2 and not name.startswith(("embed_tokens", "lm_head"))]
-    tables = [p for name, p in named if p.ndim == 2 and name.startswith(("embed_tokens", "lm_head"))]
+    matrices = [p for name, p in named if p.ndim == 2 and name not in names]
+    tables = [p for name, p in named if p.ndim == 2 and name in names]
     vectors = [p for _, p in named if p.ndim != 2]
-    rate = _RATES[options.optimizer] if options.learning_rate is None else options.learning_rate
+    rate, table_rate = options.learning_rate, options.embedding_learning_rate
+    if rate is None or table_rate is None:
+        raise ValueError("the learning rates are left to the family: settle the options first")
     betas = (options.beta1, options.beta2)
     optimizers: list[Optimizer]
     if options.optimizer == "muon":
-        other = [{"params": tables + vectors, "lr": options.embedding_learning_rate, "weight_decay": 0.0}]
-        optimizers = [Muon(matrices, rate, options.momentum, options.weight_decay), AdamW(other, betas=betas, eps=1e-10)]
+        other = [{"params": tables + vectors, "lr": table_rate, "weight_decay": 0.0}]
+        optimizers = [Muon(matrices, rate, options.momentum, options.weight_decay)] if matrices else []
+        optimizers.append(AdamW(other, betas=betas, eps=1e-10))
     else:
         groups: list[dict[str, Any]] = [{"params": matrices + tables, "weight_decay": options.weight_decay},
                                         {"params": vectors, "weight_decay": 0.0}]
-        optimizers = [AdamW(groups, lr=rate, betas=betas) if options.optimizer == "adamw" else SGD(groups, rate, options.momentum)]
+        match options.optimizer:
+            case "adamw":
+                optimizers = [AdamW(groups, lr=rate, betas=betas)]
+            case "adam":
+                optimizers = [Adam(groups, lr=rate, betas=betas)]
+            case "sgd":
+                optimizers = [SGD(groups, rate, options.momentum)]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

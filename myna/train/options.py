@@ -13,8 +13,10 @@ from typing import Literal
 class PlanOptions:
     """What to train; every none is chosen by the plan for the text and the time there is."""
 
+    model_type: str | None = None
+    "Style within the family: qwen3, llama, gpt2, mistral or qwen2; bert, roberta or albert; t5, marian or attention_rnn."
     hidden_size: int | None = None
-    "Width of the model, a multiple of head_dim."
+    "Width of the model; of a Transformer a multiple of head_dim."
     num_hidden_layers: int | None = None
     "Depth of the model."
     intermediate_size: int | None = None
@@ -23,8 +25,10 @@ class PlanOptions:
     "Width of an attention head: 32, 64 or 128; none is 64."
     num_key_value_heads: int | None = None
     "Heads that keep keys and values; none is half of the attention heads, or one."
+    dropout: float = 0.0
+    "Share of the activations set to zero in training."
     context: int | None = None
-    "Tokens the model sees at once."
+    "Tokens the model sees at once; of a recurrent model, tokens through which a gradient flows back."
     batch_tokens: int | None = None
     "Tokens per optimizer step."
     micro_tokens: int = 8192
@@ -39,14 +43,14 @@ class PlanOptions:
 class TrainOptions:
     """How to train."""
 
-    optimizer: Literal["muon", "adamw", "sgd"] = "muon"
-    "muon trains the matrices inside the layers with Muon and the rest with AdamW; adamw and sgd train all."
+    optimizer: Literal["muon", "adamw", "adam", "sgd"] = "muon"
+    "muon trains the matrices inside the layers with Muon and the rest with AdamW; adamw, adam and sgd train all."
     learning_rate: float | None = None
-    "Peak rate of the layers' matrices; none is 0.03 for muon, 0.003 for adamw, 0.1 for sgd."
-    embedding_learning_rate: float = 0.03
-    "Peak rate of embeddings, head and norms under muon."
+    "Peak rate of the layers' matrices; none is 0.03 for muon, 0.003 for adamw and adam, 0.1 for sgd."
+    embedding_learning_rate: float | None = None
+    "Peak rate of embeddings, head and norms under muon; none is 0.03."
     weight_decay: float = 0.01
-    "Decoupled weight decay of the matrices (AdamW and Muon multiply it by the rate)."
+    "Weight decay of the matrices: decoupled for muon and adamw, added to the gradient for adam and sgd."
     momentum: float = 0.95
     "Momentum of muon and sgd."
     beta1: float = 0.8

@@ -1,11 +1,12 @@
 """The plan: what to train in the time there is, how long it will take, how much memory it needs and what to expect.
 
-Shape and batch come from rules fitted to runs of this code (docs/log.md, "Scaling runs"): wider and deeper with the tokens that
-will be seen, never so wide that the time is gone before the text has been read. The time of a step is not guessed: a few real
-steps of the chosen shape are timed. With `--steps` the shape, batch and precision depend on corpus, steps and options only.
+Shape and batch come from the family's ladder (`myna.train.shapes`): wider and deeper with the tokens that will be seen, never so wide
+that the time is gone before the text has been read. The time of a step is not guessed: a few real steps of the chosen shape are
+timed; nor is memory: what autograd keeps for a row is counted. With `--steps` the shape, batch and precision depend on corpus, steps
+and options only.
 
     text = Text(tokens=10**6, bytes=3 * 10**6, vocab_size=2048, separator_id=0)
-    make_plan(Request(steps=100), text, PlanOptions(), TrainOptions()).predicted["seconds"]
+    make_plan(Request(steps=100), text, PlanOptions(), TrainOptions(), open_batches).predicted["seconds"]
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from myna.console import say
 from myna.errors import UserError
 from myna.machine import current_memory, probe
-from myna.models.decoder import DecoderConfig, new_decoder
+from myna.models.create import Config, make_config, new_model
+from myna.models.families import Family
+from myna.train.loop import Batch, split_rows
 from myna.train.optimizer import make_optimizers, step_optimizers
 from myna.train.options import PlanOptions, TrainOptions
+from myna.train.shapes import Sizes, at_most, choose_model_type, rungs, settings_of, settle
 
-# (layers, hidden size) to choose from: depth grows with width as in the GPT-3 table (Brown et al. 2020, table 2.1), from smaller sizes
-LADDER = ((2, 64), (3, 128), (4, 192), (4, 256), (5, 320), (6, 384), (7, 448), (8, 512), (10, 640), (12, 768), (16, 1024))
-_TOKENS_PER_WEIGHT = 0.6  # tokens per weight of the layers to take a shape: own choice, from few runs
 _EFFICIENCY = 0.35  # of the small product's rate that a whole training step reaches, for choosing a shape before one is timed
 _SLOWDOWN = 1.05  # own choice; a whole three-minute run took 1.10 times the fastest timed step (docs/log.md)
 _SMALLEST_TRAINING = 5.0  # seconds left for training below which a build makes no sense
@@ -41,6 +44,7 @@ class Request:
     seconds: float | None = None
     steps: int | None = None
     seed: int = 0
+    family: Family = "decoder"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Text:
     separator_id: int
     test_tokens: int = 0
     baseline_bits_per_byte: float | None = None
+    pad_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,28 +81,39 @@ class Plan:
     machine: dict[str, Any]
     notes: list[str]
 
-    def config(self) -> DecoderConfig:
+    train: dict[str, Any] = field(default_factory=dict)
+    "The options of training, settled: none of them is left to the family any more."
+
+    def config(self) -> Config:
         """Return the model's shape."""
-        return DecoderConfig(**self.model)
+        return make_config(self.model)
+
+    def options(self) -> TrainOptions:
+        """Return the settled options of training."""
+        return TrainOptions(**self.train)
 
 
-def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOptions) -> Plan:
+# open_batches(config, context, rows) -> read, where read(step) gives the rows of a step
+OpenBatches = Callable[[Config, int, int], Callable[[int], Batch]]
+
+
+def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOptions, open_batches: OpenBatches) -> Plan:
     """Choose shape, batch, steps and precision; time real steps; refuse with numbers when memory or time will not do."""
     machine = probe()
     notes: list[str] = []
     check_options(request, options, train)
+    train = settle(train, request.family)
     precision = options.precision or ("bfloat16" if request.steps is not None or machine.bfloat16_pays else "float32")
     rate = _EFFICIENCY * (machine.bfloat16_small_rate if precision == "bfloat16" else machine.float32_small_rate)
-    config, batch_tokens = _choose(request, text, options, rate)
-    context = config.max_position_embeddings
+    config, context, batch_tokens = _choose(request, text, options, rate)
     batch_rows = max(1, batch_tokens // context)
     micro_rows = max(1, min(batch_rows, options.micro_tokens // context))
-    peak = predict_memory(config, micro_rows)
-    more = peak - current_memory()
-    if more > machine.free_memory:
-        raise UserError(f"training needs about {more / 2**20:,.0f} MiB of memory more and {machine.free_memory / 2**20:,.0f} MiB are free",
-                        "enough free memory", "close other programs, or give a smaller --plan.micro-tokens or --plan.hidden-size")
-    per_step, per_token = time_steps(config, batch_rows, micro_rows, precision, train)
+    _check_memory(_STATES * config.count_parameters(), machine.free_memory)  # before the weights alone fill it
+    batch = open_batches(config, context, batch_rows)(0)
+    model = new_model(config, request.seed, precision)
+    peak = predict_memory(model, batch, micro_rows, train)
+    _check_memory(peak - current_memory(), machine.free_memory)
+    per_step, per_token = time_steps(model, batch, micro_rows, train)
     most = math.ceil(options.max_epochs * text.tokens / (batch_rows * context))
     seconds = None
     if request.steps is not None:
@@ -117,12 +133,19 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
     tokens = steps * batch_rows * context
     predicted = {"seconds": steps * per_step + train.validations * VALIDATION_TOKENS * 2 * per_token, "seconds_per_step": per_step,
                  "peak_bytes": float(peak)}
-    if text.baseline_bits_per_byte is not None:
+    if text.baseline_bits_per_byte is not None and request.family == "decoder":
         predicted["bits_per_byte"] = expected_bits(text, config, tokens)
     for note in notes:
         say(note)
-    return Plan("decoder", dataclasses.asdict(config), config.count_parameters(), context, batch_rows, micro_rows, steps, precision, False,
-                torch.get_num_threads(), request.seed, tokens, seconds, predicted, dataclasses.asdict(machine), notes)
+    return Plan(request.family, dataclasses.asdict(config), config.count_parameters(), context, batch_rows, micro_rows, steps,  # type: ignore[call-overload]
+                precision, False, torch.get_num_threads(), request.seed, tokens, seconds, predicted, dataclasses.asdict(machine), notes,
+                dataclasses.asdict(train))
+
+
+def _check_memory(more: float, free: int) -> None:
+    if more > free:
+        raise UserError(f"training needs about {more / 2**20:,.0f} MiB of memory more and {free / 2**20:,.0f} MiB are free",
+                        "enough free memory", "close other programs, or give a smaller --plan.micro-tokens or --plan.hidden-size")
 
 
 VALIDATION_TOKENS = 8_192  # scored at each point of the validation curve
@@ -132,6 +155,8 @@ def check_options(request: Request, options: PlanOptions, train: TrainOptions) -
     """Raise UserError on a number that no plan can have."""
     wrong = [(f"plan.{name}", value) for name in _POSITIVE if (value := getattr(options, name)) is not None and not value > 0]
     wrong += [("steps", request.steps)] if request.steps is not None and request.steps < 1 else []
+    if options.dropout and not 0 <= options.dropout < 1:
+        raise UserError(f"plan.dropout is {options.dropout:g}", "a share from 0 up to but not including 1")
     if options.head_dim is not None and options.head_dim % 2:
         raise UserError(f"plan.head_dim is {options.head_dim}", "an even number: 32, 64 or 128")
     if wrong:
@@ -149,99 +174,99 @@ _RANGES = (("learning_rate", 1e-8, 1e3), ("embedding_learning_rate", 1e-8, 1e3),
            ("validations", 0, 1000), ("checkpoint_seconds", 0, 1e9))
 
 
-def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> tuple[DecoderConfig, int]:
-    """Walk up the ladder while the larger shape would still see enough tokens for its weights."""
+def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> tuple[Config, int, int]:
+    """Walk up the ladder while the larger shape would still see enough tokens for its weights: the shape, window and batch in tokens."""
+    settings = settings_of(request.family)
+    model_type = choose_model_type(request.family, options.model_type)
     chosen = None
-    head_dim = options.head_dim or 64
-    for layers, hidden in [rung for rung in LADDER if rung[1] % head_dim == 0] or LADDER[:1]:
-        config = _shape(layers, hidden, text, options)
-        if config is None:
-            continue
-        layer_weights = config.count_parameters() - config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    for config in rungs(request.family, model_type, Sizes(text.vocab_size, text.separator_id, text.pad_id), options):
+        layer_weights = config.products_per_token() - config.vocab_size * config.hidden_size
         if request.steps is not None:
             tokens = float(request.steps * (options.batch_tokens or 2048))
         else:
             assert request.seconds is not None
             tokens = request.seconds * rate / flops_per_token(config)
         tokens = min(tokens, options.max_epochs * text.tokens)
-        if chosen is None or tokens >= _TOKENS_PER_WEIGHT * layer_weights:
+        if chosen is None or tokens >= settings.tokens_per_weight * layer_weights:
             chosen = config, tokens
-    if chosen is None:
-        raise UserError(f"hidden_size is {options.hidden_size}, head_dim is {head_dim}, "
-                        f"num_key_value_heads is {options.num_key_value_heads}",
-                        "a width in whole heads, and key-value heads that divide them", "choose others, or leave them to the plan")
+    assert chosen is not None  # a ladder has a lowest rung
     config, tokens = chosen
-    # short windows learn more per token while little is known yet: 128 beat 256 by 1 % at 0.8M tokens (docs/log.md)
-    context = options.context or min(128 if tokens < 2.5e6 else 256 if tokens < 1e8 else 512, 2 ** int(math.log2(max(2, text.tokens - 1))))
+    context = options.context or min(at_most(settings.contexts, tokens), 2 ** int(math.log2(max(2, text.tokens - 1))))
     if text.tokens <= context:
         raise UserError(f"the training text has {text.tokens:,} tokens", f"more than one context of {context}",
                         "give more text, or a smaller --plan.context")
-    config = dataclasses.replace(config, max_position_embeddings=context)
-    # the batch may grow with the tokens (McCandlish et al. 2018); small ones learn more per token, large ones cost fewer updates
-    batch = 2048 if tokens < 4e6 else 4096 if tokens < 1.6e7 else 8192 if tokens < 1e8 else 32768
-    return config, options.batch_tokens or batch
+    if hasattr(config, "max_position_embeddings"):
+        config = dataclasses.replace(config, max_position_embeddings=context)  # type: ignore[type-var]
+    return config, context, options.batch_tokens or at_most(settings.batches, tokens)
 
 
-def _shape(layers: int, hidden: int, text: Text, options: PlanOptions) -> DecoderConfig | None:
-    """Make a rung's shape with what the user fixed; None when the two do not go together."""
-    hidden, layers = options.hidden_size or hidden, options.num_hidden_layers or layers
-    head_dim = options.head_dim or 64
-    if hidden % head_dim:
-        return None
-    heads = hidden // head_dim
-    groups = options.num_key_value_heads or max(g for g in range(1, heads + 1) if heads % g == 0 and g <= max(1, heads // 2))
-    if heads % groups:
-        return None
-    return DecoderConfig(text.vocab_size, hidden, layers, options.intermediate_size or 0, heads, groups, head_dim, options.context or 256,
-                         tie_word_embeddings=False, eos_token_id=text.separator_id)
+def flops_per_token(config: Config) -> float:
+    """Count floating-point operations to train on one token: 6 per multiplication of a forward pass (Kaplan et al. 2020, table 1)."""
+    return 6.0 * config.products_per_token()
 
 
-def flops_per_token(config: DecoderConfig) -> float:
-    """Count floating-point operations to train on one token: 6 per weight in a product, and attention (Kaplan et al. 2020, table 1)."""
-    products = config.count_parameters() - config.vocab_size * config.hidden_size * (0 if config.tie_word_embeddings else 1)
-    attention = config.num_hidden_layers * config.num_attention_heads * config.head_dim * config.max_position_embeddings
-    return 6.0 * products + 12.0 * attention
+def predict_memory(model: nn.Module, batch: Batch, micro_rows: int, train: TrainOptions) -> int:
+    """Predict the peak bytes of this process in training `model` on such batches: what it holds now (with the weights), gradients,
+    the optimizer's states, and what autograd keeps of a micro-batch."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    names: set[str] = model.table_names()  # type: ignore[operator]
+    tables = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and (name in names or p.ndim != 2))
+    weights = sum(p.numel() for p in parameters)
+    moments = {"muon": weights + tables, "sgd": weights}.get(train.optimizer, 2 * weights)  # Muon and SGD keep one for each weight
+    one, two = (count_kept(model, {name: tensor[:rows] for name, tensor in batch.items()}) for rows in (1, 2))
+    kept = one if micro_rows == 1 or len(batch["input_ids"]) == 1 else one + (two - one) * (micro_rows - 1)
+    return current_memory() + RUNTIME_BYTES + 4 * (weights + moments) + kept
 
 
-def predict_memory(config: DecoderConfig, micro_rows: int) -> int:
-    """Predict the peak bytes of this process in training: what it holds now, weights, optimizer, activations."""
-    C, intermediate, heads, D = config.hidden_size, config.intermediate_size, config.num_attention_heads, config.head_dim
-    qkv = (heads + 2 * config.num_key_value_heads) * D
-    tables = config.vocab_size * C * (1 if config.tie_word_embeddings else 2)
-    matrices = config.count_parameters() - tables
-    states = 4 * (3 * matrices + 4 * tables)  # weight, gradient, momentum; AdamW keeps two moments
-    tokens = micro_rows * config.max_position_embeddings
-    per_layer = 2 * (2 * C + 4 * qkv + heads * D + 4 * intermediate + 2 * C)  # bfloat16 tensors kept for the backward pass
-    attention = 2 * heads * config.max_position_embeddings * 2
-    activations = tokens * config.num_hidden_layers * (per_layer + attention)
-    return current_memory() + RUNTIME_BYTES + states + activations
+def count_kept(model: nn.Module, batch: Batch) -> int:
+    """Count the bytes that autograd keeps for the backward pass of these rows; the model's own weights do not count."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses, _ = model.loss(batch)  # type: ignore[operator]
+    del losses  # alive until here, so that no storage was given to another tensor
+    return sum(kept.values())
 
 
 RUNTIME_BYTES = 250 << 20  # PyTorch's work buffers, validation and the checkpoint being written; set from builds of 1 and 3 minutes
 
 
-def time_steps(config: DecoderConfig, batch_rows: int, micro_rows: int, precision: str, options: TrainOptions) -> tuple[float, float]:
-    """Time real optimizer steps of this shape on random ids; returns (seconds per step, seconds per token of a forward pass)."""
-    model = new_decoder(config, 0, precision)
+_STATES = 16  # bytes a weight takes in training: itself, its gradient and at most two moments, float32
+
+
+def time_steps(model: nn.Module, batch: Batch, micro_rows: int, options: TrainOptions) -> tuple[float, float]:
+    """Time real optimizer steps on a real batch; returns (seconds per step, seconds per token of a forward pass). Spoils the model."""
     optimizers = make_optimizers(model, options)
-    ids = torch.randint(config.vocab_size, (batch_rows, config.max_position_embeddings + 1), generator=torch.Generator().manual_seed(0))
+    parts = [{name: tensor[rows] for name, tensor in batch.items()} for rows in split_rows(batch, micro_rows)]
+
+    def forward(part: Batch) -> Tensor:
+        losses, _ = model.loss(part)  # type: ignore[operator]
+        return sum((total for total, _ in losses.values()), torch.zeros(()))
+
     seconds: list[float] = []
     while len(seconds) <= _TIMED_STEPS[0] or (sum(seconds) < _TIMED_SECONDS and len(seconds) <= _TIMED_STEPS[1]):
         began = time.perf_counter()
-        for micro in torch.split(ids, micro_rows):
-            torch.autograd.backward(model.loss(micro)[0]["next_token"][0])
+        for part in parts:
+            torch.autograd.backward(forward(part))
         step_optimizers(optimizers, 1e-6)
         seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
     with torch.no_grad():
-        model.logits(model.hidden(ids[:micro_rows, :-1]))
-    forward = (time.perf_counter() - began) / (micro_rows * config.max_position_embeddings)
+        forward(parts[0])
+    forward_seconds = (time.perf_counter() - began) / parts[0]["input_ids"].numel()
     # the fastest: another program can only make one slower, and a machine slower than planned is met by an early decay,
     # while time left over at the end is lost
-    return min(seconds[1:]) * _SLOWDOWN, forward
+    return min(seconds[1:]) * _SLOWDOWN, forward_seconds
 
 
-def expected_bits(text: Text, config: DecoderConfig, tokens: int) -> float:
+def expected_bits(text: Text, config: Config, tokens: int) -> float:
     """Expect bits per byte on validation text: the baseline's, times a factor that falls with compute (docs/log.md, "Scaling runs")."""
     assert text.baseline_bits_per_byte is not None
     compute = math.log10(max(1.0, tokens * flops_per_token(config)))
