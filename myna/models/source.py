@@ -1,0 +1,92 @@
+"""What models with a source share: rows padded side by side, batches cut to what is in them, long documents scored in chunks.
+
+    ids, mask = pad_rows([[5, 6], [7]])     # [[5, 6], [7, 0]], [[True, True], [True, False]]
+
+B rows · S source ids · T target ids
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from myna.models.protocol import Ids, LogProbs
+
+_SCORED_AT_ONCE = 8192  # target ids per forward pass when a document is scored: bounds memory, large enough for full speed
+
+
+def pad_rows(rows: Ids) -> tuple[Tensor, Tensor]:
+    """Put rows of ids side by side: ids (B, S), zeros at the end of the shorter, and a mask that is true at ids."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.as_tensor(np.asarray(row, dtype=np.int64))
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+def check_source(source: Sequence[Sequence[int]] | None, rows: int, separator_id: int, longest: int) -> list[list[int]]:
+    """Return a source of at least one id for each row. Raises ValueError when their number is another or one is too long."""
+    found = [[separator_id]] * rows if source is None else [list(row) or [separator_id] for row in source]
+    if len(found) != rows:
+        raise ValueError(f"{rows} rows want as many sources, got {len(found)}")
+    if max(map(len, found)) > longest:
+        raise ValueError(f"a source of {max(map(len, found))} ids does not fit the context of {longest}")
+    return found
+
+
+def pad_step(ids: Ids, lengths: Sequence[int], longest: int, separator_id: int, start_id: int) -> tuple[Tensor, list[int]]:
+    """Check and pad the new target ids of rows that have `lengths`; a first separator becomes `start_id`. Returns (B, T) and counts."""
+    counts = [len(row) for row in ids]
+    if len(counts) != len(lengths) or min(counts) < 1:
+        raise ValueError(f"step wants at least one id for each of {len(lengths)} rows, got {counts}")
+    used = max(length + count for length, count in zip(lengths, counts, strict=True))
+    if used > longest:
+        raise ValueError(f"{used} ids do not fit the context of {longest}")
+    padded, _ = pad_rows(ids)
+    padded[(torch.tensor(lengths) == 0) & (padded[:, 0] == separator_id), 0] = start_id
+    return padded, counts
+
+
+def cut_alike(batch: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor | None, Tensor, Tensor]]:
+    """Yield rows of like lengths together, cut to the longest of them: source ids, its mask (None: no padding), inputs, labels.
+
+    Blanks have short targets and beginnings short sources: what is padding in every row is not computed.
+    """
+    labels, ids = batch["labels"], batch["input_ids"]
+    mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(ids, dtype=torch.bool)
+    sources, targets = _ends(mask), _ends(labels != -100)
+    kinds = 2 * (sources > ids.shape[1] // 2).long() + (targets > labels.shape[1] // 2).long()
+    for kind in range(4):
+        rows = torch.nonzero((kinds == kind) & (targets > 0))[:, 0]
+        if len(rows):
+            S, T = max(1, int(sources[rows].max())), int(targets[rows].max())
+            seen = mask[rows, :S]
+            yield ids[rows, :S], None if bool(seen.all()) else seen, batch["decoder_input_ids"][rows, :T], labels[rows, :T]
+
+
+def _ends(wanted: Tensor) -> Tensor:
+    """Return the length of each row up to its last true place: (B, T) to (B,)."""
+    return (wanted.long() * torch.arange(1, wanted.shape[1] + 1)).amax(1)
+
+
+def score_in_chunks(ids: Sequence[int], source: Sequence[int] | None, separator_id: int, longest: int,
+                    score: Callable[[list[list[int]], list[list[int]]], Iterable[Tensor]]) -> LogProbs:
+    """Score a document, chunk by chunk of `longest` ids, each given what stands before it (or the one chunk given `source`).
+
+    score: log-probabilities of the ids of each target, given the sources.
+    """
+    if source is not None and len(ids) > longest:
+        raise ValueError(f"a target of {len(ids)} ids does not fit the context of {longest}")
+    stream = [separator_id, *ids]
+    starts = range(0, len(ids), longest)
+    scores = np.empty(len(ids), dtype=np.float32)
+    rows = max(1, _SCORED_AT_ONCE // longest)
+    for first in range(0, len(starts), rows):
+        group = starts[first : first + rows]
+        before = [stream[max(0, at + 1 - longest) : at + 1] if source is None else list(source) or [separator_id] for at in group]
+        for at, found in zip(group, score(before, [list(ids[at : at + longest]) for at in group]), strict=True):
+            scores[at : at + len(found)] = found.float().numpy()
+    return scores
