@@ -1,6 +1,7 @@
-r"""`myna export DIR --to gguf --out FILE`: write the model for llama.cpp and the programs built on it.
+r"""`myna export DIR --to gguf --out FILE`: write the model for other programs: GGUF for llama.cpp, ARPA for KenLM and its like.
 
     myna export my-model --to gguf --out my-model.gguf --quantize q8_0
+    myna export my-model/ngram --to arpa --out my-model.arpa
 """
 
 from __future__ import annotations
@@ -21,22 +22,44 @@ _PROMPTS = 5  # of the tokenizer's golden texts: English, Chinese, both mixed, m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `myna export`."""
     parser.add_argument("model", metavar="DIR", help="model directory")
-    parser.add_argument("--to", choices=("gguf",), default="gguf", help="the format (default gguf)")
+    parser.add_argument("--to", choices=("gguf", "arpa"), default="gguf", help="the format: gguf (default), of an n-gram arpa")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write")
-    parser.add_argument("--quantize", choices=_QUANTIZE, default="f16", help="how matrices are stored (default f16; q8_0 is half of it)")
+    parser.add_argument("--quantize", choices=_QUANTIZE, help="how GGUF stores matrices (default f16; q8_0 is half of it)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, then replay five prompts in llama.cpp if it is installed; 1 when it gives other ids."""
+    """Export; a GGUF file is then replayed in llama.cpp if that is installed: 1 when it gives other ids."""
+    folder, out = existing(args.model), Path(args.out)
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder", "a file to write", f"try --out {out / (folder.resolve().name + '.' + args.to)}")
+    return _export_arpa(folder, out, args) if args.to == "arpa" else _export_gguf(folder, out, args)
+
+
+def _export_arpa(folder: Path, out: Path, args: argparse.Namespace) -> int:
+    from myna.models.ngram import Ngram
+    from myna.models.ngram_arpa import export_arpa
+    from myna.models.pretrained import read_config
+    from myna.tokenizer.tokenizer import Tokenizer
+
+    if args.quantize:
+        raise UserError("--quantize with --to arpa", "decimal numbers, which ARPA holds", "leave --quantize out")
+    if read_config(folder).get("model_type") != "ngram":
+        beside = f"{folder / 'ngram'}, its baseline, is one" if (folder / "ngram").is_dir() else "make one: myna build --family ngram"
+        raise UserError(f"{folder} is no n-gram model", "an n-gram, the one family that ARPA can hold", beside)
+    report = export_arpa(Ngram.open(folder), Tokenizer.open(folder), out)
+    say(f"{out}: {human(report['bytes'])}B, {human(sum(report['ngrams']))} n-grams of length 1 to {len(report['ngrams'])}")
+    if args.json:
+        print(json.dumps(report))
+    return 0
+
+
+def _export_gguf(folder: Path, out: Path, args: argparse.Namespace) -> int:
     from myna.formats.gguf_export import export_gguf
     from myna.tokenizer.tokenizer import Tokenizer
 
-    folder, out = existing(args.model), Path(args.out)
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder", "a file to write", f"try --out {out / (folder.resolve().name + '.gguf')}")
-    tokenizer = Tokenizer.open(folder)
-    report = export_gguf(folder, out, tokenizer, args.quantize)
-    say(f"{out}: {human(report['bytes'])}B, {report['tensors']} tensors as {args.quantize}, pre-tokenizer {report['pattern']}")
+    tokenizer, quantize = Tokenizer.open(folder), args.quantize or "f16"
+    report = export_gguf(folder, out, tokenizer, quantize)
+    say(f"{out}: {human(report['bytes'])}B, {report['tensors']} tensors as {quantize}, pre-tokenizer {report['pattern']}")
     if report["kept_f16"]:
         say(f"{len(report['kept_f16'])} tensors stay f16, their rows are no multiple of 32: {', '.join(report['kept_f16'][:4])}"
             + (" ..." if len(report["kept_f16"]) > 4 else ""))

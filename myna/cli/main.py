@@ -35,7 +35,8 @@ COMMANDS = {  # in the order a person meets them
     "evaluate": "measure a model on a file, beside its baseline",
     "clean": "read and clean text, every byte kept or dropped with a reason",
     "tokenize": "make a tokenizer and turn a cleaned corpus into ids",
-    "export": "write the model for other tools (GGUF)",
+    "import": "read an ARPA file of another tool as an n-gram model",
+    "export": "write the model for other tools (GGUF, ARPA)",
 }
 
 

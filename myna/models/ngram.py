@@ -18,9 +18,9 @@ B rows, T tokens, V vocabulary, K order, P positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,18 @@ import numpy.typing as npt
 from myna.console import human, say
 from myna.errors import UserError
 from myna.files import read_json, write_atomic, write_json
-from myna.models.counts import Counts, Table, estimate, find, with_start
+from myna.models.counts import Counts, Ladder, Probe, Table, find
 from myna.models.options import NgramOptions, Smoothing
 from myna.models.protocol import Ids, LogProbs
+
+if TYPE_CHECKING:
+    from myna.models.ngram_fast import HashedNgram
 
 Array = npt.NDArray[Any]
 
 _POSITIONS = 1 << 18  # scored at once: about 100 bytes each
+_COMPILE_AFTER = 2_000_000  # tokens a model scores in numpy, about 1.5 s, before it compiles the faster loop, which takes as long
+_CHOICES: tuple[Smoothing, ...] = ("kneser_ney", "witten_bell")  # stupid back-off is for those who ask for it: it never won
 _VALID_TOKENS = 1_000_000  # enough to tell orders apart: their differences are some hundredths of a bit per token
 
 
@@ -76,6 +81,8 @@ class Ngram:
         self.separator_id = separator_id
         self.facts = facts
         self._keys, self._log_probs, self._backoffs = keys, log_probs, backoffs
+        self._scored = 0
+        self._fast: HashedNgram | None = None
 
     @property
     def order(self) -> int:
@@ -85,22 +92,47 @@ class Ngram:
     @property
     def name(self) -> str:
         """Say what it is, as a table's heading does."""
-        titles = {"kneser_ney": "modified Kneser-Ney", "witten_bell": "Witten-Bell"}
-        return f"{self.order}-gram, {titles.get(self.facts.get('smoothing', ''), 'smoothed')}"
+        titles = {"kneser_ney": "modified Kneser-Ney", "witten_bell": "Witten-Bell", "stupid_backoff": "stupid back-off",
+                  "imported": "imported"}
+        said = titles.get(str(self.facts.get("smoothing")), "smoothed")
+        return f"{self.order}-gram, {said}{', pruned' if self.facts.get('prune') else ''}"
 
     def start(self, rows: int = 1, source: Any = None) -> NgramState:
         """Return a state of `rows` rows with nothing seen."""
         return NgramState(rows)
 
     def log_probs(self, ids: Sequence[int], source: Any = None) -> LogProbs:
-        """Score one document after the separator: (T,)."""
+        """Score one document after the separator: (T,); or several, a separator after each.
+
+        A model that scores much compiles a loop for it (`myna.models.ngram_fast`), which gives the same bits some ten times as fast.
+        """
         stream = np.append(self.separator_id, self._checked(ids))
+        self._scored += len(stream)
+        if self._scored > _COMPILE_AFTER:
+            return self.compiled().scores(stream)
         scores = np.empty(len(stream) - 1, np.float32)
         for start in range(0, len(scores), _POSITIONS):
             first = max(0, start - max(0, self.order - 2))  # the ids that the piece's first context reaches
             piece = stream[first:start + _POSITIONS + 1]
             scores[start:start + _POSITIONS] = self._scores(piece)[start - first:]
         return scores
+
+    def compiled(self) -> HashedNgram:
+        """Lay the model out for the compiled scorer; twice the memory. Call it first where the time must not fall on a later call."""
+        if self._fast is None:
+            from myna.models.ngram_fast import HashedNgram
+
+            self._fast = HashedNgram(self._keys, self._log_probs, self._backoffs)
+        return self._fast
+
+    def levels(self) -> Iterator[tuple[Array, Array, Array | None]]:
+        """Yield, per length k, the n-grams' ids (n, k), log-probabilities (n,) and back-off weights (n,), None at the longest."""
+        ids = np.arange(self.vocab_size, dtype=np.int32)[:, None]
+        for number, chances in enumerate(self._log_probs):
+            if number:
+                keys = self._keys[number - 1]
+                ids = np.concatenate([ids[keys // self.vocab_size], (keys % self.vocab_size).astype(np.int32)[:, None]], axis=1)
+            yield ids, chances, self._backoffs[number] if number < self.order - 1 else None
 
     def _scores(self, stream: Array) -> LogProbs:
         """Score every id but the first, given those before it in `stream`."""
@@ -216,8 +248,7 @@ class Ngram:
                 raise refuse(f"the keys of level {level} are out of order or out of range")
             above = len(keys)
         for name, values in _named(self._log_probs, self._backoffs):
-            # A sum of positive terms rounded to float32 may pass log 1 = 0 by an ulp or so.
-            if not np.all(np.isfinite(values)) or np.any(values > 1e-6):
+            if not np.all(np.isfinite(values)) or (name.endswith("log_probs") and np.any(values > 0)):
                 raise refuse(f"{name} holds numbers that are no logarithms of probabilities")
 
 
@@ -265,21 +296,20 @@ def fit_ngram(train_ids: Array, valid_ids: Array, vocab_size: int, separator_id:
     smoothing until an order does not help it. Raises UserError when there is nothing to count or to choose by.
     """
     options = options or NgramOptions()
+    _check_options(options)
     train = draw_documents(train_ids, separator_id, options.max_tokens)
     if len(train) < len(train_ids):
         say(f"n-gram: counting {human(len(train))} of {human(len(train_ids))} training tokens (max_tokens), documents drawn at random")
-    smoothings = [options.smoothing] if options.smoothing else list(get_args(Smoothing))
-    last_order = options.max_order if options.order is None else options.order
-    if not np.any(train != separator_id) or last_order < 1 or options.max_tokens < 1 or int(train.max()) >= vocab_size:
-        raise UserError("nothing an n-gram could count", f"training ids below {vocab_size} and an order of 1 or more", "check the corpus")
-    probe = _Probe(draw_documents(valid_ids, separator_id, _VALID_TOKENS), vocab_size, separator_id)
+    if not np.any(train != separator_id) or int(train.max()) >= vocab_size:
+        raise UserError("nothing an n-gram could count", f"training ids below {vocab_size}", "check the corpus")
+    probe = Probe(draw_documents(valid_ids, separator_id, _VALID_TOKENS), vocab_size, separator_id)
     if not probe.tokens and not (options.order and options.smoothing):
         raise UserError("the validation split is empty", "text to choose the n-gram's order and smoothing by", "set both, or add text")
     counts = Counts(train, vocab_size, separator_id)
-    ladders = [_Ladder(counts, smoothing) for smoothing in smoothings]
+    ladders = [Ladder(counts, smoothing, options.prune) for smoothing in ([options.smoothing] if options.smoothing else _CHOICES)]
     tried: list[dict[str, Any]] = []
-    best: tuple[float, int, _Ladder, list[Table]] | None = None
-    for order in range(1, last_order + 1):
+    best: tuple[float, int, Ladder, list[Table]] | None = None
+    for order in range(1, (options.order or options.max_order) + 1):
         if order > 1 and not counts.add_level():
             say(f"n-gram: no document is long enough for order {order}; the order is at most {order - 1}")
             break
@@ -296,8 +326,20 @@ def fit_ngram(train_ids: Array, valid_ids: Array, vocab_size: int, separator_id:
         if not ladders:
             break
     assert best is not None
-    facts = {"tokens": len(train), "tokens_available": len(train_ids), "tried": tried}
-    return _finish(counts, best[2].smoothing, best[3], separator_id, facts)
+    return _finish(best[2], best[3], separator_id, {"tokens": len(train), "tokens_available": len(train_ids), "tried": tried})
+
+
+def _check_options(options: NgramOptions) -> None:
+    """Refuse what no n-gram model can have."""
+    for name, value in (("order", options.order), ("max_order", options.max_order), ("max_tokens", options.max_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"the n-gram's {name} is {value}", "1 or more")
+    prune = options.prune
+    if any(a > b for a, b in zip((0, *prune), prune, strict=False)):
+        raise UserError(f"prune is {','.join(map(str, prune))}", "counts from 0 up that do not fall, such as 0,0,1",
+                        "a longer n-gram is never more frequent than its beginning, which must stay with it")
+    if options.order and len(prune) > options.order:
+        raise UserError(f"prune has {len(prune)} counts for an order of {options.order}", f"at most {options.order}")
 
 
 def draw_documents(ids: Array, separator_id: int, limit: int, seed: int = 0) -> Array:
@@ -318,72 +360,25 @@ def draw_documents(ids: Array, separator_id: int, limit: int, seed: int = 0) -> 
     return np.concatenate(parts)
 
 
-class _Ladder:
-    """One smoothing's tables, a level higher at each call of `climb`."""
-
-    def __init__(self, counts: Counts, smoothing: Smoothing) -> None:
-        self.counts, self.smoothing = counts, smoothing
-        self.bits = float("inf")  # on the validation split, at the last order
-        self._below: list[Table] = []  # final estimates of the levels under the highest
-        self._top: Table | None = None
-
-    def climb(self) -> list[Table]:
-        """Return the tables of the model whose order is the highest level counted."""
-        levels = self.counts.levels
-        if len(levels) > 1:
-            left = levels[-2].left
-            assert left is not None and self._top is not None
-            # Kneser-Ney: below the order, an n-gram counts as often as different ids stand before it.
-            self._below.append(self._estimate(len(levels) - 1, left) if self.smoothing == "kneser_ney" else self._top)
-        self._top = self._estimate(len(levels), levels[-1].counts)
-        return [*self._below, self._top]
-
-    def _estimate(self, number: int, counts: Array) -> Table:
-        level, vocab_size = self.counts.levels[number - 1], self.counts.vocab_size
-        if number == 1:
-            return estimate(counts, np.zeros(vocab_size, np.int64), 1, np.full(vocab_size, 1 / vocab_size), self.smoothing)
-        contexts = len(self.counts.levels[number - 2].keys)
-        return estimate(counts, level.keys // vocab_size, contexts, self._below[number - 2].probabilities[level.suffixes], self.smoothing)
-
-
-class _Probe:
-    """The validation split, looked up once per level and scored under any tables."""
-
-    def __init__(self, ids: Array, vocab_size: int, separator_id: int) -> None:
-        self.vocab_size = vocab_size
-        self.ids, self._reach = with_start(ids, separator_id)
-        self._text = self.ids[1:] != separator_id
-        self.tokens = int(np.count_nonzero(self._text))
-        self._nodes: list[Array] = []
-
-    def extend(self, keys: Array) -> None:
-        """Look up the next level's n-grams."""
-        if not self._nodes:
-            self._nodes.append(self.ids.astype(np.int64))
-            return
-        nodes = np.full(len(self.ids), -1, np.int64)
-        inside = np.flatnonzero(self._reach >= len(self._nodes))
-        inside = inside[self._nodes[-1][inside - 1] >= 0]
-        nodes[inside] = find(keys, self._nodes[-1][inside - 1] * self.vocab_size + self.ids[inside])
-        self._nodes.append(nodes)
-
-    def bits_per_token(self, tables: list[Table]) -> float:
-        """Return the mean bits of a text token (separators are not scored); 0 when there is none."""
-        if not self.tokens:
-            return 0.0
-        chances = tables[0].probabilities[self.ids[1:]]
-        for table, above, nodes in zip(tables[1:], self._nodes, self._nodes[1:], strict=False):
-            contexts, found = above[:-1], nodes[1:]
-            shorter = np.where(contexts >= 0, table.weights[contexts], 1.0) * chances
-            chances = np.where(found >= 0, table.probabilities[found], shorter)
-        return float(-np.log2(chances[self._text]).mean())
-
-
-def _finish(counts: Counts, smoothing: Smoothing, tables: list[Table], separator_id: int, facts: dict[str, Any]) -> Ngram:
+def _finish(ladder: Ladder, tables: list[Table], separator_id: int, facts: dict[str, Any]) -> Ngram:
+    """Leave the pruned n-grams out, number the others anew and take logarithms."""
     fixed = [k for k, table in enumerate(tables, start=1) if table.fallback]
     if fixed:
         say(f"n-gram: fixed discounts 0.5, 1, 1.5 at length {', '.join(map(str, fixed))} (its counts of counts give none)")
-    described = {"smoothing": smoothing, "discounts": [table.discounts for table in tables], "fixed_discounts": fixed, **facts}
-    return Ngram(counts.vocab_size, separator_id, [level.keys for level in counts.levels[1:len(tables)]],
-                 [np.log(table.probabilities).astype(np.float32) for table in tables],
-                 [np.log(table.weights).astype(np.float32) for table in tables[1:]], described)
+    vocab_size, levels = ladder.counts.vocab_size, ladder.counts.levels[:len(tables)]
+    kept = [np.ones(vocab_size, bool), *(ladder.kept(k) for k in range(2, len(tables) + 1))]  # every id stays a node
+    order = next((k for k, some in enumerate(kept) if not some.any()), len(kept))
+    if order < len(kept):
+        say(f"n-gram: pruning leaves no n-gram longer than {order}")
+    keys = []
+    for level, above, stay in zip(levels[1:order], kept, kept[1:], strict=False):
+        numbers = np.cumsum(above) - 1
+        keys.append(numbers[level.keys[stay] // vocab_size] * vocab_size + level.keys[stay] % vocab_size)
+    described = {"smoothing": ladder.smoothing, "discounts": [table.discounts for table in tables], "fixed_discounts": fixed, **facts}
+    if ladder.prune:
+        described |= {"prune": list(ladder.prune), "pruned": [int(np.count_nonzero(~some)) for some in kept]}
+    # A sum of positive terms may pass 1 by an ulp: its logarithm is brought back to 0.
+    return Ngram(vocab_size, separator_id, keys,
+                 [np.minimum(np.log(table.probabilities[stay]), 0).astype(np.float32)
+                  for table, stay in zip(tables[:order], kept, strict=False)],
+                 [np.log(table.weights[stay]).astype(np.float32) for table, stay in zip(tables[1:order], kept, strict=False)], described)

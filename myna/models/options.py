@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Smoothing = Literal["kneser_ney", "witten_bell"]
+Smoothing = Literal["kneser_ney", "witten_bell", "stupid_backoff"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,38 @@ class NgramOptions:
     max_order: int = 6
     "Longest order tried when it is chosen; counting stops earlier when an order no longer helps."
     smoothing: Smoothing | None = None
-    "kneser_ney (modified, interpolated) or witten_bell; none chooses on the validation split."
+    "kneser_ney (modified, interpolated), witten_bell or stupid_backoff; none chooses between the first two on the validation split."
+    prune: tuple[int, ...] = ()
+    "Leave out n-grams seen at most so often, by length (0,0,1: trigrams and longer seen once); the last number is for all longer ones."
     max_tokens: int = 8_000_000
     "Count at most this many training tokens, from documents drawn at random; memory stays under 300 bytes a token."
+
+
+@dataclass(frozen=True)
+class MixtureOptions:
+    """What a model is mixed with."""
+
+    members: tuple[Literal["ngram", "unbounded", "hmm"], ...] = ("ngram",)
+    "Counted models whose probabilities are added to the model's, with weights learned on the validation split; empty: none."
+
+
+@dataclass(frozen=True)
+class HmmOptions:
+    """How a hidden Markov model is trained."""
+
+    states: int | None = None
+    "Hidden states; none takes the most that the text can fill and the time allows, at most 256 where no time is set."
+    restarts: int = 3
+    "Random starts, each tried for a tenth of a pass; the one that is best on the validation split goes on."
+    iterations: int = 50
+    "Passes over the training text at most; it stops earlier when they no longer help."
+    update_tokens: int = 3072
+    "Training tokens between two updates of the model; 0 updates once a pass (Baum-Welch as published), which needs many more passes."
+
+
+@dataclass(frozen=True)
+class UnboundedOptions:
+    """How the unbounded n-gram is made."""
+
+    max_tokens: int = 100_000_000
+    "Index at most this many training tokens, from documents drawn at random."

@@ -203,7 +203,7 @@ def _not_a_number(tensors: dict[str, np.ndarray]) -> None:
 
 
 def _more_than_certain(tensors: dict[str, np.ndarray]) -> None:
-    tensors["level_1.backoffs"][3] = 0.5
+    tensors["level_2.log_probs"][3] = 0.5
 
 
 def _other_type(tensors: dict[str, np.ndarray]) -> None:
