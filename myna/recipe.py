@@ -12,6 +12,7 @@ from typing import Any
 
 from myna.config import make, options_of
 from myna.corpus.options import CleanOptions, SplitOptions
+from myna.data.options import MaskingOptions, SpanOptions
 from myna.errors import UserError, nearest
 from myna.evaluate.options import EvaluateOptions
 from myna.models.families import Family
@@ -47,7 +48,7 @@ class BuildOptions:
 
 
 SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
-                             "mixture": MixtureOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+                             "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Recipe:
     tokenizer: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
     ngram: NgramOptions = dataclasses.field(default_factory=NgramOptions)
     mixture: MixtureOptions = dataclasses.field(default_factory=MixtureOptions)
+    masking: MaskingOptions = dataclasses.field(default_factory=MaskingOptions)
+    spans: SpanOptions = dataclasses.field(default_factory=SpanOptions)
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     evaluate: EvaluateOptions = dataclasses.field(default_factory=EvaluateOptions)

@@ -24,8 +24,10 @@ from myna.audit.card import write_card
 from myna.console import duration, human, say
 from myna.corpus.clean import prepare_corpus
 from myna.corpus.store import Corpus
-from myna.data.reader import open_reader
+from myna.data.masking import CLS_NAMES, MASK_NAMES, position_padding
+from myna.data.reader import ReaderOptions, open_reader
 from myna.data.shards import Shard, prepare_tokens
+from myna.data.spans import SENTINELS
 from myna.errors import UserError
 from myna.evaluate.language import evaluate_language, report_language, sample_documents, sample_text, shard_text
 from myna.evaluate.page import write_page
@@ -53,7 +55,7 @@ _SAMPLE = SampleOptions(max_tokens=48, temperature=0.8, seed=0)
 _FINAL_SAMPLES = 3
 _MIXTURE_TOKENS = 50_000  # of validation text on which the weights of a mixture are learned: few weights need few tokens
 _WORTH_MIXING = 0.002  # share of the bits that a mixture must save; two models to keep for less would be a poor bargain
-SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {}
+SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {"encoder": (MASK_NAMES[0], CLS_NAMES[0]), "encoder-decoder": SENTINELS}
 _FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -176,7 +178,7 @@ class _Road:
 
         with self.clock.stage("plan"):
             plan = self._plan()
-        read = open_batches(self.family, self.shards["train"], self.tokenizer, plan.seed)(plan.config(), plan.context, plan.batch_rows)
+        read = open_batches(self.recipe, self.shards["train"], self.tokenizer)(plan.config(), plan.context, plan.batch_rows)
         torch.manual_seed(plan.seed)
         if not (self.out / "log.jsonl").is_file():
             with self.clock.stage("rehearsal"):
@@ -289,12 +291,14 @@ class _Road:
                 "versions": versions}
 
 
-def open_batches(family: Family, shard: Shard, tokenizer: Tokenizer, seed: int) -> Callable[[Config, int, int], Callable[[int], Batch]]:
+def open_batches(recipe: Recipe, shard: Shard, tokenizer: Tokenizer) -> Callable[[Config, int, int], Callable[[int], Batch]]:
     """Return what opens a training split as a plan wants it: (config, context, rows) to a function from a step to its rows."""
+    options = ReaderOptions(recipe.masking, recipe.spans)
+
     def open_rows(config: Config, context: int, rows: int) -> Callable[[int], Batch]:
         import torch
 
-        read = open_reader(family, config.model_type, shard.ids, context, rows, seed, tokenizer)
+        read = open_reader(recipe.build.family, config.model_type, shard.ids, context, rows, recipe.build.seed, tokenizer, options)
         return lambda step: {name: torch.from_numpy(values) for name, values in read(step).items()}
 
     return open_rows
@@ -308,10 +312,12 @@ def plan_model(recipe: Recipe, shards: dict[str, Shard], tokenizer: Tokenizer, b
     seconds = None if wanted.steps is not None else wanted.minutes * 60 - spent - _WRITING_SECONDS
     blocks = evaluate_language(baseline, tokenizer, sample_text(shards["valid"], tokenizer, VALIDATION_TOKENS), "measuring the baseline")
     train = shards["train"]
+    # RoBERTa counts positions from the padding id on, so its own is a low one
+    pad_id = position_padding(tokenizer) if recipe.plan.model_type == "roberta" else tokenizer.pad_id
     text = Text(len(train), train.text_bytes, tokenizer.vocab_size, tokenizer.separator_id, len(shards["test"]), blocks.bits_per_byte,
-                tokenizer.pad_id or 0)
-    batches = open_batches(wanted.family, train, tokenizer, wanted.seed)
-    return make_plan(Request(seconds, wanted.steps, wanted.seed, wanted.family), text, recipe.plan, recipe.train, batches)
+                pad_id or 0)
+    request = Request(seconds, wanted.steps, wanted.seed, wanted.family)
+    return make_plan(request, text, recipe.plan, recipe.train, open_batches(recipe, train, tokenizer))
 
 
 def describe_mixture(names: Sequence[str], fitted: Fitted) -> str:

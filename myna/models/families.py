@@ -19,7 +19,7 @@ MODEL_TYPES: dict[Family, tuple[str, ...]] = {  # the first is the one that a bu
     "gru": ("gru",),
     "decoder": ("qwen3", "llama", "gpt2", "mistral", "qwen2"),
     "encoder": ("bert", "roberta", "albert"),
-    "encoder-decoder": ("t5", "marian", "attention_rnn"),
+    "encoder-decoder": ("t5", "marian", "bart", "attention_rnn"),
 }
 COUNTED: tuple[Family, ...] = ("ngram", "unbounded", "hmm", "vectors")  # made by counting or by their own fit, not by the training loop
 CAUSAL: tuple[Family, ...] = ("ngram", "unbounded", "hmm", "rnn", "lstm", "gru", "decoder", "encoder-decoder")  # each a `LanguageModel`

@@ -29,7 +29,7 @@ from myna.models.families import Family
 from myna.train.loop import Batch, split_rows
 from myna.train.optimizer import make_optimizers, step_optimizers
 from myna.train.options import PlanOptions, TrainOptions
-from myna.train.shapes import Sizes, at_most, choose_model_type, rungs, settings_of, settle
+from myna.train.shapes import Sizes, at_most, choose_model_type, layer_weights, rungs, settings_of, settle
 
 _EFFICIENCY = 0.35  # of the small product's rate that a whole training step reaches, for choosing a shape before one is timed
 _SLOWDOWN = 1.05  # own choice; a whole three-minute run took 1.10 times the fastest timed step (docs/log.md)
@@ -180,14 +180,13 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
     model_type = choose_model_type(request.family, options.model_type)
     chosen = None
     for config in rungs(request.family, model_type, Sizes(text.vocab_size, text.separator_id, text.pad_id), options):
-        layer_weights = config.products_per_token() - config.vocab_size * config.hidden_size
         if request.steps is not None:
             tokens = float(request.steps * (options.batch_tokens or 2048))
         else:
             assert request.seconds is not None
             tokens = request.seconds * rate / flops_per_token(config)
         tokens = min(tokens, options.max_epochs * text.tokens)
-        if chosen is None or tokens >= settings.tokens_per_weight * layer_weights:
+        if chosen is None or tokens >= settings.tokens_per_weight * layer_weights(config):
             chosen = config, tokens
     assert chosen is not None  # a ladder has a lowest rung
     config, tokens = chosen

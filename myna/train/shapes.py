@@ -56,7 +56,6 @@ class Sizes:
     vocab_size: int
     separator_id: int
     pad_id: int = 0
-    special: tuple[tuple[str, int], ...] = ()  # ids of the family's special tokens
 
 
 def settings_of(family: Family) -> Settings:
@@ -97,11 +96,11 @@ def rungs(family: Family, model_type: str, sizes: Sizes, options: PlanOptions) -
     found: list[Config] = []
     problem: ValueError | None = None
     for layers, hidden in settings_of(family).ladder:
-        values = {"model_type": model_type, "vocab_size": sizes.vocab_size, "eos_token_id": sizes.separator_id,
+        values: dict[str, Any] = {"model_type": model_type, "vocab_size": sizes.vocab_size, "eos_token_id": sizes.separator_id,
                   "hidden_size": options.hidden_size or hidden, "num_hidden_layers": options.num_hidden_layers or layers,
-                  "dropout": options.dropout, **_own(family, sizes, options, options.hidden_size or hidden)}
+                  "dropout": options.dropout}
         try:
-            shape = make_config(values)
+            shape = make_config(values | _own(family, model_type, sizes, options, values["hidden_size"]))
         except ValueError as error:  # of this rung; with another hidden_size what was fixed may do
             problem = error
             continue
@@ -116,20 +115,33 @@ _TRANSFORMERS = ("decoder", "encoder", "encoder-decoder")
 _ONLY: dict[str, tuple[str, ...]] = {"intermediate_size": _TRANSFORMERS, "head_dim": _TRANSFORMERS, "num_key_value_heads": ("decoder",)}
 
 
-def _own(family: Family, sizes: Sizes, options: PlanOptions, hidden: int) -> dict[str, Any]:
+def _own(family: Family, model_type: str, sizes: Sizes, options: PlanOptions, hidden: int) -> dict[str, Any]:
     """Return the fields that only this family's config has."""
-    if family in ("rnn", "lstm", "gru"):
+    if family in ("rnn", "lstm", "gru") or model_type == "attention_rnn":
         return {}
     head_dim = options.head_dim or 64
     heads = hidden // head_dim
+    if hidden % head_dim:
+        raise ValueError(f"hidden_size is {hidden}, head_dim is {head_dim}")
     values: dict[str, Any] = {"num_attention_heads": heads}
     if options.intermediate_size:
         values["intermediate_size"] = options.intermediate_size
-    if hidden % head_dim:
-        raise ValueError(f"hidden_size is {hidden}, head_dim is {head_dim}")
+    if family == "encoder":
+        values["pad_token_id"] = sizes.pad_id
     if family == "decoder":
-        groups = options.num_key_value_heads or max(g for g in range(1, heads + 1) if heads % g == 0 and g <= max(1, heads // 2))
+        groups = options.num_key_value_heads or (heads if model_type == "gpt2" else _groups(heads))
         if heads % groups:
             raise ValueError(f"hidden_size is {hidden}, head_dim is {head_dim}, num_key_value_heads is {groups}")
         values |= {"num_key_value_heads": groups, "head_dim": head_dim, "tie_word_embeddings": False}
     return values
+
+
+def _groups(heads: int) -> int:
+    """Return the most heads for keys and values that are at most half of the attention heads and divide them."""
+    return max(groups for groups in range(1, heads + 1) if heads % groups == 0 and groups <= max(1, heads // 2))
+
+
+def layer_weights(config: Config) -> int:
+    """Count the weights that are not in tables over the vocabulary: what the tokens of a text must fill."""
+    width, tied = getattr(config, "embedding_size", config.hidden_size), getattr(config, "tie_word_embeddings", True)
+    return config.count_parameters() - config.vocab_size * width * (1 if tied else 2)

@@ -28,10 +28,12 @@ from myna.train import loop
 from myna.train.checkpoint import load_checkpoint
 from myna.train.loop import Hooks, Interrupted, Position, Run, read_log, train
 from myna.train.options import TrainOptions
+from myna.train.shapes import RATES, settle
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
-OPTIONS = TrainOptions(validations=0)
-Read = Callable[[int], Tensor]
+OPTIONS = settle(TrainOptions(validations=0), "decoder")
+Batch = dict[str, Tensor]
+Read = Callable[[int], Batch]
 
 
 def decoder(seed: int = 0) -> Decoder:
@@ -39,8 +41,16 @@ def decoder(seed: int = 0) -> Decoder:
                                  max_position_embeddings=16), seed)
 
 
-def read(step: int) -> Tensor:
-    return torch.randint(16, (4, 9), generator=torch.Generator().manual_seed(step))
+def read(step: int) -> Batch:
+    windows = torch.randint(16, (4, 9), generator=torch.Generator().manual_seed(step))
+    return {"input_ids": windows[:, :-1], "labels": windows[:, 1:]}
+
+
+def tuned(**changes: Any) -> TrainOptions:
+    """The options of these tests; another optimizer has its own rate."""
+    if "optimizer" in changes:
+        changes = {"learning_rate": RATES[changes["optimizer"]], **changes}
+    return replace(OPTIONS, **changes)
 
 
 def stopping(step: int, read: Read = read, times: int = 1) -> Read:
@@ -80,22 +90,33 @@ def rows(folder: Path, *events: str) -> list[dict[str, Any]]:
 class Toy(nn.Module):
     """A model of one matrix whose loss is whatever a test says."""
 
-    def __init__(self, loss: Callable[[Toy, Tensor, Any], tuple[dict[str, tuple[Tensor, int, float]], Any]]) -> None:
+    def __init__(self, loss: Callable[[Toy, Tensor, Any], tuple[dict[str, tuple[Tensor, float]], Any]],
+                 counts: Callable[[Tensor], dict[str, int]] = lambda rows: {"a": len(rows)}) -> None:
         super().__init__()
         self.cell = nn.Module()
         self.cell.weight = nn.Parameter(torch.eye(3))
         self.gain = nn.Parameter(torch.ones(3))
-        self._loss = loss
+        self._loss, self._counts = loss, counts
 
-    def loss(self, batch: Tensor, carry: Any = None) -> Any:
-        return self._loss(self, batch, carry)
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return self._counts(batch["input_ids"])
+
+    def loss(self, batch: Batch, carry: Any = None) -> Any:
+        return self._loss(self, batch["input_ids"], carry)
+
+    def table_names(self) -> set[str]:
+        return set()
+
+
+def constant(rows: Tensor) -> Read:
+    return lambda step: {"input_ids": rows}
 
 
 # ---- learning and counting ----
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_one_batch_is_learned_by_heart(optimizer: str, tmp_path: Path) -> None:
-    options = replace(OPTIONS, optimizer=optimizer, learning_rate={"muon": 0.02, "adamw": 0.01}[optimizer])
+    options = tuned(optimizer=optimizer, learning_rate={"muon": 0.02, "adamw": 0.01}[optimizer])
     model = decoder()
     end = train(model, lambda step: read(0), Run(80, 4), options, tmp_path, Hooks())
     losses = [row["loss"] for row in rows(tmp_path, "step")]
@@ -110,12 +131,13 @@ def test_the_logged_loss_is_the_mean_over_the_batch_before_the_step(tmp_path: Pa
     train(model, read, Run(1, 3), OPTIONS, tmp_path, Hooks())
     (row,) = rows(tmp_path, "step")
     assert row["loss"] == pytest.approx(expected, rel=1e-6)
+    assert "next_token" not in row  # one loss is the loss
     assert (row["step"], row["tokens"]) == (1, 32)
 
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 3])
 def test_a_batch_cut_up_trains_as_a_whole_one(micro_rows: int, tmp_path: Path) -> None:
-    options = replace(OPTIONS, optimizer="sgd")
+    options = tuned(optimizer="sgd")
     whole, cut = decoder(), decoder()
     train(whole, read, Run(5, 4), options, tmp_path / "whole", Hooks())
     train(cut, read, Run(5, micro_rows), options, tmp_path / "cut", Hooks())
@@ -128,58 +150,67 @@ def counted(model: Toy, batch: Tensor, carry: Any) -> Any:
     """Squared error where the batch is not zero: micro-batches count differently."""
     error = ((batch @ model.cell.weight - 1) ** 2).sum(-1)
     kept = batch[:, 0] != 0
-    return {"error": (error[kept].sum(), int(kept.sum()), 1.0)}, carry
+    return {"error": (error[kept].sum(), 1.0)}, carry
+
+
+def count_error(batch: Tensor) -> dict[str, int]:
+    return {"error": int((batch[:, 0] != 0).sum())}
 
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 4])
 def test_micro_batches_that_count_differently_are_divided_once(micro_rows: int, tmp_path: Path) -> None:
     batch = torch.tensor([[1.0, 2, 3], [0, 1, 1], [0, 2, 2], [2, 1, 0], [1, 1, 1], [0, 0, 1]])
-    model = Toy(counted)
-    options = replace(OPTIONS, optimizer="sgd", momentum=0.0, weight_decay=0.0, gradient_clip=1e9)
-    train(model, lambda step: batch, Run(1, micro_rows), options, tmp_path, Hooks())
+    model = Toy(counted, count_error)
+    options = tuned(optimizer="sgd", momentum=0.0, weight_decay=0.0, gradient_clip=1e9)
+    train(model, constant(batch), Run(1, micro_rows), options, tmp_path, Hooks())
     plain = torch.eye(3, requires_grad=True)
     loss = ((batch[[0, 3, 4]] @ plain - 1) ** 2).sum(-1).mean()
     loss.backward()
     torch.testing.assert_close(model.cell.weight.detach(), torch.eye(3) - 0.1 * plain.grad, rtol=0, atol=1e-6)
     (row,) = rows(tmp_path, "step")
-    assert row["loss"] == pytest.approx(float(loss.detach())) and row["tokens"] == 3
+    assert row["loss"] == pytest.approx(float(loss.detach())) and row["tokens"] == 18
     assert row["gradient_norm"] == pytest.approx(float(plain.grad.norm()))
 
 
-def test_several_losses_are_weighted_and_must_share_a_count(tmp_path: Path) -> None:
-    def two(counts: tuple[int, int]) -> Callable[..., Any]:
-        def loss(model: Toy, batch: Tensor, carry: Any) -> Any:
-            a, b = (batch @ model.cell.weight).sum(), (batch * model.gain).sum()
-            return {"a": (a, counts[0], 1.0), "b": (b, counts[1], 0.25)}, carry
-        return loss
+@pytest.mark.parametrize("micro_rows", [1, 2, 3])
+def test_several_losses_are_each_divided_by_what_they_count(micro_rows: int, tmp_path: Path) -> None:
+    batch = torch.tensor([[1.0, 1, 1], [0, 1, 1], [1, 0, 2]])
 
-    options = replace(OPTIONS, optimizer="sgd", momentum=0.0, weight_decay=0.0, gradient_clip=1e9)
-    model = Toy(two((2, 2)))
-    train(model, lambda step: torch.ones(2, 3), Run(1, 1), options, tmp_path / "same", Hooks())
-    torch.testing.assert_close(model.cell.weight.detach(), torch.eye(3) - 0.1 * 2 / 4)
-    torch.testing.assert_close(model.gain.detach(), torch.ones(3) - 0.1 * 0.25 * 2 / 4)
-    (row,) = rows(tmp_path / "same", "step")
-    assert row["loss"] == pytest.approx((6 + 0.25 * 6) / 4)
-    for counts in ((2, 3), (0, 0)):
-        with pytest.raises(ValueError, match="count"):
-            train(Toy(two(counts)), lambda step: torch.ones(2, 3), Run(1, 1), options, tmp_path / str(counts), Hooks())
+    def loss(model: Toy, rows: Tensor, carry: Any) -> Any:
+        return {"a": ((rows @ model.cell.weight)[rows[:, 0] != 0].sum(), 1.0), "b": ((rows * model.gain).sum(), 0.25)}, carry
+
+    model = Toy(loss, lambda rows: {"a": 3 * int((rows[:, 0] != 0).sum()), "b": len(rows)})
+    options = tuned(optimizer="sgd", momentum=0.0, weight_decay=0.0, gradient_clip=1e9)
+    train(model, constant(batch), Run(1, micro_rows), options, tmp_path, Hooks())
+    a = batch[[0, 2]].sum(0)[:, None].expand(3, 3) / 6  # d mean / d weight
+    torch.testing.assert_close(model.cell.weight.detach(), torch.eye(3) - 0.1 * a)
+    torch.testing.assert_close(model.gain.detach(), torch.ones(3) - 0.1 * 0.25 * batch.sum(0) / 3)
+    (row,) = rows(tmp_path, "step")
+    assert (row["a"], row["b"]) == (pytest.approx(6 / 6), pytest.approx(8 / 3))
+    assert row["loss"] == pytest.approx(6 / 6 + 0.25 * 8 / 3)
+
+
+def test_a_step_that_predicts_nothing_is_a_defect(tmp_path: Path) -> None:
+    model = Toy(lambda model, rows, carry: ({"a": (model.gain.sum(), 1.0)}, carry), lambda rows: {"a": 0})
+    with pytest.raises(ValueError, match="predict something"):
+        train(model, constant(torch.ones(2, 3)), Run(1, 1), OPTIONS, tmp_path, Hooks())
 
 
 def test_a_long_gradient_is_cut_to_the_length_allowed_and_logged_as_it_was(tmp_path: Path) -> None:
     def steep(model: Toy, batch: Tensor, carry: Any) -> Any:
-        return {"a": (batch[0, 0] * (model.cell.weight * torch.eye(3)).sum() * 2, 2, 1.0)}, carry
+        return {"a": (batch[0, 0] * (model.cell.weight * torch.eye(3)).sum() * 2, 1.0)}, carry
 
-    options = replace(OPTIONS, optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, learning_rate=1.0,
+    options = tuned(optimizer="sgd", momentum=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, learning_rate=1.0,
                       gradient_clip=0.5)
     for scale, moved in ((100.0, 0.5), (0.01, 0.01 * 3**0.5)):
-        model = Toy(steep)
-        train(model, lambda step, scale=scale: torch.full((1, 1), scale), Run(1, 1), options, tmp_path / str(scale), Hooks())
+        model = Toy(steep, lambda rows: {"a": 2})
+        train(model, constant(torch.full((1, 1), scale)), Run(1, 1), options, tmp_path / str(scale), Hooks())
         assert float((model.cell.weight.detach() - torch.eye(3)).norm()) == pytest.approx(moved, rel=1e-5)
         assert rows(tmp_path / str(scale), "step")[0]["gradient_norm"] == pytest.approx(scale * 3**0.5)
 
 
 def test_the_rate_follows_the_schedule(tmp_path: Path) -> None:
-    train(decoder(), read, Run(10, 4), replace(OPTIONS, learning_rate=0.5, warmup=0.2, decay=0.5), tmp_path, Hooks())
+    train(decoder(), read, Run(10, 4), tuned(learning_rate=0.5, warmup=0.2, decay=0.5), tmp_path, Hooks())
     assert [row["learning_rate"] for row in rows(tmp_path, "step")] == pytest.approx(
         [0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1])
 
@@ -187,7 +218,7 @@ def test_the_rate_follows_the_schedule(tmp_path: Path) -> None:
 def test_looks_are_spread_evenly_and_the_last_step_has_one(tmp_path: Path) -> None:
     samples = itertools.count()
     hooks = Hooks(lambda: {"bits_per_byte": 2.5, "loss": 3.0}, lambda: f"sample {next(samples)}")
-    train(decoder(), read, Run(10, 4), replace(OPTIONS, validations=3), tmp_path, hooks)
+    train(decoder(), read, Run(10, 4), tuned(validations=3), tmp_path, hooks)
     assert rows(tmp_path, "valid") == [{"event": "valid", "step": step, "bits_per_byte": 2.5, "loss": 3.0, "tokens": 32 * step}
                                        for step in (3, 7, 10)]
     assert [(row["step"], row["text"]) for row in rows(tmp_path, "sample")] == [(3, "sample 0"), (7, "sample 1"), (10, "sample 2")]
@@ -202,15 +233,16 @@ def poisoned(bad: set[int], kind: str) -> tuple[Read, Toy]:
     def loss(model: Toy, batch: Tensor, carry: Any) -> Any:
         total = (batch[:, :3] @ model.cell.weight * model.gain).square().sum()
         if carry is not None:
-            total = total + 0 * carry[0]  # nothing, unless what a bad step left were carried on
+            total = total + 0 * carry[0].sum()  # nothing, unless what a bad step left were carried on
         if batch[0, 3] and kind == "loss":
             total = total * math.inf
         if batch[0, 3] and kind == "gradient":  # the root of nothing: a finite value, a gradient that is not
             total = total + (model.gain * 0).abs().sum().sqrt()
-        return {"a": (total, 2, 1.0)}, (total.detach() * 1.0,)
+        return {"a": (total, 1.0)}, (total.detach().expand(len(batch)) * 1.0,)
 
-    def batches(step: int) -> Tensor:
-        return torch.cat((torch.randn(2, 3, generator=torch.Generator().manual_seed(step)), torch.full((2, 1), float(step in bad))), 1)
+    def batches(step: int) -> Batch:
+        values = torch.randn(2, 3, generator=torch.Generator().manual_seed(step))
+        return {"input_ids": torch.cat((values, torch.full((2, 1), float(step in bad))), 1)}
 
     return batches, Toy(loss)
 
@@ -218,7 +250,7 @@ def poisoned(bad: set[int], kind: str) -> tuple[Read, Toy]:
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 def test_a_step_that_is_not_finite_is_skipped_and_logged(kind: str, optimizer: str, tmp_path: Path) -> None:
-    options = replace(OPTIONS, optimizer=optimizer, schedule="constant", warmup=0.0)
+    options = tuned(optimizer=optimizer, schedule="constant", warmup=0.0)
     batches, model = poisoned({2, 3, 4, 5, 8}, kind)
     seen: list[dict[str, Tensor]] = []
     end = train(model, lambda step: seen.append(weights(model)) or batches(step), Run(10, 2), options, tmp_path, Hooks())
@@ -260,7 +292,7 @@ STEPS = 7
 
 @pytest.fixture(scope="module", params=["muon", "adamw", "sgd"])
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainOptions, dict[str, Tensor], list]:
-    options = TrainOptions(optimizer=request.param, validations=3)
+    options = tuned(optimizer=request.param, validations=3)
     folder, model = tmp_path_factory.mktemp("whole"), decoder()
     train(model, read, Run(STEPS, 2), options, folder, looks(model))
     return options, weights(model), rows(folder)
@@ -316,10 +348,10 @@ def test_killed_before_the_first_checkpoint_it_starts_again(tmp_path: Path) -> N
 
 def test_carry_and_random_numbers_are_resumed_too(tmp_path: Path) -> None:
     def remembering(model: Toy, batch: Tensor, carry: Any) -> Any:
-        seen, count = carry if carry is not None else (torch.zeros(3), torch.zeros((), dtype=torch.int64))
+        seen, count = carry if carry is not None else (torch.zeros(len(batch), 3), torch.zeros(len(batch), dtype=torch.int64))
         noise = torch.rand(3)  # as dropout would draw it
         total = ((batch[:, :3].float() * noise + seen) @ model.cell.weight * model.gain).square().sum()
-        return {"a": (total, 4, 1.0)}, ((0.5 * seen + batch[:, :3].float().mean(0)).detach(), count + 1)
+        return {"a": (total, 1.0)}, ((0.5 * seen + batch[:, :3].float()).detach(), count + 1)
 
     whole = Toy(remembering)
     torch.manual_seed(0)
@@ -332,6 +364,29 @@ def test_carry_and_random_numbers_are_resumed_too(tmp_path: Path) -> None:
     train(again, read, Run(6, 2), OPTIONS, tmp_path / "cut", Hooks())
     assert_same_bits(weights(again), weights(whole))
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3])
+def test_each_row_keeps_its_own_carry_however_the_batch_is_cut(micro_rows: int, tmp_path: Path) -> None:
+    def adding(model: Toy, batch: Tensor, carry: Any) -> Any:
+        (seen,) = carry if carry is not None else (torch.zeros(len(batch), 3),)
+        seen = 0.5 * seen + batch[:, :3].float()
+        return {"a": ((seen @ model.cell.weight).square().sum(), 1.0)}, (seen.detach(),)
+
+    whole, cut = Toy(adding), Toy(adding)
+    options = tuned(optimizer="sgd")
+    train(whole, read, Run(5, 4), options, tmp_path / "whole", Hooks())
+    train(cut, read, Run(5, micro_rows), options, tmp_path / "cut", Hooks())
+    assert [row["loss"] for row in rows(tmp_path / "cut", "step")] == pytest.approx([row["loss"] for row in rows(tmp_path / "whole", "step")])
+    torch.testing.assert_close(cut.cell.weight, whole.cell.weight, rtol=0, atol=1e-5)
+
+
+def test_a_look_is_taken_without_dropout(tmp_path: Path) -> None:
+    model = decoder()
+    seen: list[bool] = []
+    train(model, lambda step: seen.append(model.training) or read(step), Run(4, 4), tuned(validations=2), tmp_path,
+          Hooks(lambda: {"training": float(model.training)}))
+    assert seen == [True] * 4 and [row["training"] for row in rows(tmp_path, "valid")] == [0.0, 0.0]
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
@@ -350,7 +405,7 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_an_error(tmp_path: Path) 
         train(Decoder(DecoderConfig(vocab_size=16, hidden_size=64, num_hidden_layers=1)), read, Run(2, 4), OPTIONS, tmp_path, Hooks())
     for optimizer in ("adamw", "sgd"):
         with pytest.raises(UserError):
-            train(decoder(), read, Run(2, 4), replace(OPTIONS, optimizer=optimizer), tmp_path, Hooks())
+            train(decoder(), read, Run(2, 4), tuned(optimizer=optimizer), tmp_path, Hooks())
 
 
 def test_checkpoints_are_as_far_apart_as_the_options_say(tmp_path: Path, clock: SimpleNamespace) -> None:
@@ -363,7 +418,7 @@ def test_checkpoints_are_as_far_apart_as_the_options_say(tmp_path: Path, clock: 
         clock.now += 10.0
         return read(step)
 
-    train(decoder(), note, Run(8, 4), replace(OPTIONS, checkpoint_seconds=30.0), tmp_path, Hooks())
+    train(decoder(), note, Run(8, 4), tuned(checkpoint_seconds=30.0), tmp_path, Hooks())
     assert saved == [0, 0, 0, 3, 3, 3, 6, 6]
     found = load_checkpoint(folder)
     assert found is not None and found.step == 8
@@ -407,16 +462,18 @@ SCRIPT = """
     from myna.models.decoder import Decoder, DecoderConfig
     from myna.train.loop import Hooks, Interrupted, Run, train
     from myna.train.options import TrainOptions
+    from myna.train.shapes import settle
 
     torch.set_num_threads(1)
     shape = DecoderConfig(vocab_size=16, hidden_size=32, num_hidden_layers=1, intermediate_size=32, head_dim=32, max_position_embeddings=16)
 
     def read(step):
         time.sleep(0.01)
-        return torch.randint(16, (4, 9), generator=torch.Generator().manual_seed(step))
+        windows = torch.randint(16, (4, 9), generator=torch.Generator().manual_seed(step))
+        return {"input_ids": windows[:, :-1], "labels": windows[:, 1:]}
 
     try:
-        train(Decoder(shape), read, Run(2000, 2), TrainOptions(validations=0), Path(sys.argv[1]), Hooks())
+        train(Decoder(shape), read, Run(2000, 2), settle(TrainOptions(validations=0), "decoder"), Path(sys.argv[1]), Hooks())
     except Interrupted as stop:
         print(stop)
         sys.exit(7)
@@ -461,7 +518,7 @@ def timed(clock: SimpleNamespace, seconds: Callable[[int], float], then: Read = 
     return work
 
 
-CLOCKED = replace(OPTIONS, checkpoint_seconds=1e9, decay=0.5, warmup=0.0, learning_rate=0.01)
+CLOCKED = tuned(checkpoint_seconds=1e9, decay=0.5, warmup=0.0, learning_rate=0.01)
 
 
 def test_a_machine_that_gets_slower_ends_in_time_with_a_whole_decay(tmp_path: Path, clock: SimpleNamespace) -> None:
@@ -525,7 +582,7 @@ def test_without_a_time_only_steps_decide(tmp_path: Path, clock: SimpleNamespace
 # ---- the log ----
 
 def test_rows_are_json_a_line_each_with_exact_numbers(tmp_path: Path) -> None:
-    train(decoder(), read, Run(2, 4), replace(OPTIONS, validations=1), tmp_path, Hooks(lambda: {"loss": 1 / 3}, lambda: "a\u2028b\x85漢\n"))
+    train(decoder(), read, Run(2, 4), tuned(validations=1), tmp_path, Hooks(lambda: {"loss": 1 / 3}, lambda: "a\u2028b\x85漢\n"))
     lines = (tmp_path / "log.jsonl").read_bytes().split(b"\n")
     assert lines.pop() == b"" and [json.loads(line) for line in lines] == read_log(tmp_path / "log.jsonl")
     step, _, valid, sample = read_log(tmp_path / "log.jsonl")

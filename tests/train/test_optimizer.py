@@ -9,6 +9,7 @@ from torch import nn
 from myna.models.decoder import Decoder, DecoderConfig
 from myna.train.optimizer import Muon, make_optimizers, orthogonalize, step_optimizers
 from myna.train.options import TrainOptions
+from myna.train.shapes import settle
 
 
 def decoder(tied: bool = False) -> Decoder:
@@ -54,11 +55,11 @@ def test_orthogonalize_keeps_the_directions_and_evens_out_the_singular_values() 
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["muon", "adamw", "adam", "sgd"])
 def test_every_trainable_parameter_is_in_exactly_one_group(name: str, tied: bool) -> None:
     model = decoder(tied)
     model.layers[0].self_attn.q_norm.weight.requires_grad_(False)  # type: ignore[union-attr]
-    optimizers = make_optimizers(model, TrainOptions(optimizer=name))  # type: ignore[arg-type]
+    optimizers = make_optimizers(model, settle(TrainOptions(optimizer=name), "decoder"))  # type: ignore[arg-type]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     listed = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert len(listed) == len(set(listed))
@@ -67,7 +68,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group(name: str, tied: bool
 
 def groups_by_name(model: Decoder, options: TrainOptions) -> dict[str, tuple[str, dict]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(p)]: (type(optimizer).__name__, group) for optimizer in make_optimizers(model, options)
+    return {names[id(p)]: (type(optimizer).__name__, group) for optimizer in make_optimizers(model, settle(options, "decoder"))
             for group in optimizer.param_groups for p in group["params"]}
 
 
@@ -82,7 +83,7 @@ def test_muon_takes_the_matrices_inside_the_layers_and_nothing_else() -> None:
             assert (kind, rates, group["betas"]) == ("AdamW", (0.007, 0.007, 0.0), (0.7, 0.9)), name
 
 
-@pytest.mark.parametrize(("name", "kind", "rate"), [("adamw", "AdamW", 0.003), ("sgd", "SGD", 0.1)])
+@pytest.mark.parametrize(("name", "kind", "rate"), [("adamw", "AdamW", 0.003), ("adam", "Adam", 0.003), ("sgd", "SGD", 0.1)])
 def test_adamw_and_sgd_train_all_and_decay_only_matrices(name: str, kind: str, rate: float) -> None:
     found = groups_by_name(decoder(), TrainOptions(optimizer=name, weight_decay=0.3, momentum=0.8))  # type: ignore[arg-type]
     for parameter, (made, group) in found.items():
@@ -93,18 +94,19 @@ def test_adamw_and_sgd_train_all_and_decay_only_matrices(name: str, kind: str, r
     assert groups_by_name(decoder(), TrainOptions(optimizer=name, learning_rate=0.5))["norm.weight"][1]["peak"] == 0.5  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_a_step_is_torchs_own_at_a_share_of_the_peak_rate_and_clears_the_gradients(name: str) -> None:
     model, twin = decoder(), decoder()
-    optimizers = make_optimizers(model, TrainOptions(optimizer=name, weight_decay=0.0))  # type: ignore[arg-type]
-    plain = (torch.optim.AdamW(twin.parameters(), lr=0.003, betas=(0.8, 0.95), weight_decay=0.0) if name == "adamw"
-             else torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.95))
+    optimizers = make_optimizers(model, settle(TrainOptions(optimizer=name, weight_decay=0.0), "decoder"))  # type: ignore[arg-type]
+    makers = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    plain = (torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.95) if name == "sgd"
+             else makers[name](twin.parameters(), lr=0.003, betas=(0.8, 0.95), weight_decay=0.0))
     for step, factor in enumerate((0.5, 1.0, 0.25)):
         random_gradients(list(model.parameters()), step)
         random_gradients(list(twin.parameters()), step)
         step_optimizers(optimizers, factor)
         for group in plain.param_groups:
-            group["lr"] = factor * (0.003 if name == "adamw" else 0.1)
+            group["lr"] = factor * (0.1 if name == "sgd" else 0.003)
         plain.step()
         assert all(parameter.grad is None for parameter in model.parameters())
         for a, b in zip(model.parameters(), twin.parameters(), strict=True):
@@ -114,7 +116,7 @@ def test_a_step_is_torchs_own_at_a_share_of_the_peak_rate_and_clears_the_gradien
 def test_a_factor_of_zero_changes_nothing() -> None:
     model = decoder()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizers = make_optimizers(model, TrainOptions())
+    optimizers = make_optimizers(model, settle(TrainOptions(), "decoder"))
     random_gradients(list(model.parameters()), 0)
     step_optimizers(optimizers, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
