@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from myna.errors import UserError
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import LogProbs
 
@@ -317,5 +318,5 @@ class Encoder(nn.Module):
 
     def _needed_head(self) -> Head:
         if self.head is None:
-            raise ValueError("this encoder has no head that predicts tokens")
+            raise UserError("this encoder has no head that predicts tokens", "one trained by hiding tokens (a ...ForMaskedLM directory)")
         return self.head

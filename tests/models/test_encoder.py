@@ -301,7 +301,7 @@ def test_only_the_chosen_positions_are_given_and_they_are_those_of_all() -> None
     with pytest.raises(ValueError, match="41 ids do not fit the context of 40"):
         model.encode(torch.zeros(1, 41, dtype=torch.int64))
     body = Encoder(EncoderConfig(vocab_size=9, hidden_size=16, num_hidden_layers=1, masked_head=False))
-    with pytest.raises(ValueError, match="no head"):
+    with pytest.raises(UserError, match="no head"):
         body.masked_log_probs(torch.zeros(1, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="no pooler"):
         body.pool(torch.zeros(1, 16))
