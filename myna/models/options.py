@@ -31,8 +31,8 @@ class NgramOptions:
 class MixtureOptions:
     """What a model is mixed with."""
 
-    members: tuple[Literal["ngram", "unbounded", "hmm"], ...] = ("ngram",)
-    "Counted models whose probabilities are added to the model's, with weights learned on the validation split; empty: none."
+    members: tuple[Literal["ngram", "unbounded", "hmm"], ...] | None = None
+    "Counted models whose probabilities are added to the model's, weighted by the validation split; none: ngram for what was trained."
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class HmmOptions:
     iterations: int = 50
     "Passes over the training text at most; it stops earlier when they no longer help."
     update_tokens: int = 3072
-    "Training tokens between two updates of the model; 0 updates once a pass (Baum-Welch as published), which needs many more passes."
+    "Training tokens between two updates of the model, fewer in a short text; 0 updates once a pass (Baum-Welch as published), which needs many more passes."
 
 
 @dataclass(frozen=True)
