@@ -3,7 +3,7 @@ r"""ARPA files, the text form of back-off n-gram models that SRILM, KenLM and mo
 A line is `log10 p TAB words [TAB log10 back-off]`. Words hold no blanks, but tokens do, and some are parts of a character, so a token is
 spelled: a blank as `▁`, a backslash as `\\`, and bytes that are no printable character, or `▁` itself, as `\xe2` each. `unspell` gives
 the bytes back. A word that would be taken twice, or for `<s>`, `</s>`, `<unk>`, gets its first character spelled as bytes; a token without
-bytes (a reserved id), or a second one with the same bytes, ends in `\#` and its id.
+bytes (a reserved id), or a third one with the same bytes, ends in `\#` and its id.
 
 Nothing a file says of its own size is believed: memory follows the lines that are there.
 

@@ -1,4 +1,4 @@
-"""The n-gram model against a slow twin that writes the published formulas with dictionaries."""
+"""The n-gram model against readable versions of the published formulas, and against what lmplz estimated."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import json
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from myna.errors import UserError
+from myna.formats.arpa import read_arpa
 from myna.models.counts import FALLBACK_DISCOUNTS, Counts, modified_discounts, with_start
 from myna.models.ngram import Ngram, draw_documents, fit_ngram
 from myna.models.options import NgramOptions
+from tests.docs_code import load_block
+from tests.formats.test_arpa import GOLDEN, grams
 
 SEPARATOR = 0
 
 
-class SlowTwin:
-    """Chen & Goodman (1999): every formula as written, over tuples in dictionaries."""
+class Counted:
+    """Witten-Bell and stupid back-off as written, over tuples in dictionaries; stupid scores are divided by a sum over all ids."""
 
-    def __init__(self, documents: list[list[int]], vocab_size: int, order: int, smoothing: str) -> None:
+    def __init__(self, documents: list[list[int]], vocab_size: int, order: int, smoothing: str, prune: tuple[int, ...] = (0,)) -> None:
         self.vocab_size, self.order, self.smoothing = vocab_size, order, smoothing
         raw: Counter[tuple[int, ...]] = Counter()
         for document in documents:
@@ -30,37 +35,30 @@ class SlowTwin:
             for end in range(2, len(ids) + 1):  # the last id of the n-gram is predicted, so the first separator never is
                 for length in range(1, min(order, end) + 1):
                     raw[tuple(ids[end - length:end])] += 1
-        left: dict[tuple[int, ...], set[int]] = defaultdict(set)
-        for gram in raw:
-            left[gram[1:]].add(gram[0])
-        self.counts: dict[tuple[int, ...], int] = {}
+        self.after: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for gram, count in raw.items():
-            lower = len(gram) < order and smoothing == "kneser_ney" and not (len(gram) > 1 and gram[0] == SEPARATOR)
-            self.counts[gram] = len(left[gram]) if lower else count
-        self.discounts = {k: self._discounts([c for g, c in self.counts.items() if len(g) == k]) for k in range(1, order + 1)}
-        self.children: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for gram, count in self.counts.items():
-            self.children[gram[:-1]].append(count)
+            self.after[gram[:-1]].append(count)
+        self.counts = {gram: count for gram, count in raw.items() if count > prune[min(len(gram), len(prune)) - 1]}
 
-    def _discounts(self, counts: list[int]) -> tuple[float, float, float]:
-        n1, n2, n3, n4 = (counts.count(j) for j in (1, 2, 3, 4))
-        if 0 in (n1, n2, n3, n4):
-            return FALLBACK_DISCOUNTS
-        y = n1 / (n1 + 2 * n2)
-        found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-        return found if all(0 < d <= j for j, d in zip((1, 2, 3), found, strict=True)) else FALLBACK_DISCOUNTS
+    def score(self, word: int, context: tuple[int, ...]) -> float:
+        seen = self.after.get(context, [])
+        if self.smoothing == "stupid_backoff":
+            if (*context, word) in self.counts:
+                return self.counts[(*context, word)] / sum(seen)
+            return (0.4 if seen else 1) * (self.score(word, context[1:]) if context else 1 / self.vocab_size)
+        lower = self.score(word, context[1:]) if context else 1 / self.vocab_size
+        return (self.counts.get((*context, word), 0) + len(seen) * lower) / (sum(seen) + len(seen)) if seen else lower
 
-    def probability(self, word: int, context: tuple[int, ...]) -> float:
+    def __call__(self, word: int, context: tuple[int, ...]) -> float:
         context = context[max(0, len(context) - self.order + 1):]
-        lower = self.probability(word, context[1:]) if context else 1 / self.vocab_size
-        children = self.children.get(context, [])
-        if not children:
-            return lower
-        count, total = self.counts.get((*context, word), 0), sum(children)
-        if self.smoothing == "witten_bell":
-            return (count + len(children) * lower) / (total + len(children))
-        d = (0.0, *self.discounts[len(context) + 1])
-        return (count - d[min(count, 3)]) / total + sum(d[min(c, 3)] for c in children) / total * lower
+        return self.score(word, context) / sum(self.score(other, context) for other in range(self.vocab_size))
+
+
+def readable(documents: list[list[int]], order: int, smoothing: str) -> Callable[[int, tuple[int, ...]], float]:
+    """The readable version: the page's for Kneser-Ney."""
+    if smoothing == "kneser_ney":
+        return load_block("docs/families/ngram.md", 0).modified_kneser_ney(documents, 12, order)
+    return Counted(documents, 12, order, smoothing)
 
 
 def corpus(seed: int = 0, documents: int = 30, length: int = 40, vocab_size: int = 12) -> list[list[int]]:
@@ -86,18 +84,92 @@ def fit(order: int | None = 4, smoothing: str | None = "kneser_ney", seed: int =
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
-@pytest.mark.parametrize("smoothing", ["kneser_ney", "witten_bell"])
+@pytest.mark.parametrize("smoothing", ["kneser_ney", "witten_bell", "stupid_backoff"])
 def test_probabilities_are_those_of_the_published_formulas(order: int, smoothing: str) -> None:
-    model, twin = fit(order, smoothing), SlowTwin(corpus(), 12, order, smoothing)
-    if smoothing == "kneser_ney":
-        np.testing.assert_allclose(model.facts["discounts"], list(twin.discounts.values()))
-    for document in corpus(seed=1)[:10]:
+    model, p = fit(order, smoothing), readable(corpus(), order, smoothing)
+    for document in corpus(seed=1)[:6]:
         seen = (SEPARATOR, *document)
-        expected = [np.log(twin.probability(word, seen[:t + 1])) for t, word in enumerate(document)]
+        expected = [np.log(p(word, seen[:t + 1])) for t, word in enumerate(document)]
         np.testing.assert_allclose(model.log_probs(document), expected, atol=1e-6)
         state = model.start()
         row = model.step([list(seen)], state)[0]
-        np.testing.assert_allclose(row, [np.log(twin.probability(word, seen)) for word in range(12)], atol=1e-6)
+        np.testing.assert_allclose(row, [np.log(p(word, seen)) for word in range(12)], atol=1e-6)
+
+
+def words_of(model: Ngram) -> dict[tuple[str, ...], tuple[float, float]]:
+    """The model's n-grams as lmplz names them: id i is w<i>, the unused id 11 is <unk>."""
+    found: dict[tuple[str, ...], tuple[float, float]] = {}
+    for ids, chances, backoffs in model.levels():
+        weights = np.zeros(len(ids)) if backoffs is None else backoffs
+        for gram, chance, weight in zip(ids.tolist(), chances / np.log(10), weights / np.log(10), strict=True):
+            names = [{0: "<s>", 11: "<unk>"}.get(id, f"w{id}") for id in gram]
+            if gram == [0]:
+                found["<s>",] = (0.0, float(weight))
+            if gram[-1] == 0:
+                names[-1], weight = "</s>", 0.0
+            found[tuple(names)] = (float(chance), float(weight))
+    return found
+
+
+@pytest.mark.parametrize("name, prune", [("lmplz", ()), ("lmplz_pruned", (0, 0, 1))])
+def test_estimates_are_those_of_lmplz(name: str, prune: tuple[int, ...]) -> None:
+    """The files' origin is told in tests/formats/test_arpa.py. The discounts are those that lmplz printed."""
+    model, golden = fit(4, prune=prune), grams(read_arpa(GOLDEN / f"{name}.arpa"))
+    ours = words_of(model)
+    assert ours.keys() == golden.keys()
+    for gram, numbers in golden.items():
+        assert ours[gram] == pytest.approx(numbers, abs=1e-6), gram
+    np.testing.assert_allclose(model.facts["discounts"], [(0.5, 1, 1.5), (0.298969, 1.41965, 2.45642), (0.591489, 1.1867, 2.56983),
+                                                          (0.697531, 1.40212, 1.00705)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", ["kneser_ney", "witten_bell", "stupid_backoff"])
+def test_a_pruned_model_is_a_distribution_without_the_rare_n_grams(smoothing: str) -> None:
+    whole, model = fit(4, smoothing), fit(4, smoothing, prune=(0, 1, 2))
+    assert model.name.endswith(", pruned")
+    sizes = [len(chances) for _, chances, _ in model.levels()]
+    assert [len(chances) for _, chances, _ in whole.levels()] == [a + b for a, b in zip(sizes, model.facts["pruned"], strict=True)]
+    assert model.facts["pruned"][0] == 0 and min(model.facts["pruned"][1:]) > 5 and min(sizes) > 5
+    contexts = [[SEPARATOR, *document[:n]] for document in corpus() for n in (0, 1, 2, 5)]
+    rows = model.step(contexts, model.start(len(contexts)))
+    np.testing.assert_allclose(np.exp(rows.astype(np.float64)).sum(-1), 1, atol=2e-6)
+    scores = np.concatenate([model.log_probs(document) for document in corpus(1)])
+    assert model.facts["tried"][-1]["bits_per_token"] == pytest.approx(-scores.mean() / np.log(2), rel=1e-6)
+    if smoothing == "stupid_backoff":
+        p = Counted(corpus(), 12, 4, smoothing, (0, 1, 2))
+        document = corpus(1)[0]
+        expected = [np.log(p(word, (SEPARATOR, *document[:t]))) for t, word in enumerate(document)]
+        np.testing.assert_allclose(model.log_probs(document), expected, atol=1e-6)
+
+
+def test_pruning_everything_shortens_the_order_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(4, prune=(0, 0, 10_000)).order == 2
+    assert "no n-gram longer than 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, said", [
+    (NgramOptions(order=0), "order is 0"), (NgramOptions(max_order=0), "max_order is 0"), (NgramOptions(max_tokens=0), "max_tokens is 0"),
+    (NgramOptions(prune=(1, 0)), "prune is 1,0"), (NgramOptions(prune=(-1,)), "prune is -1"),
+    (NgramOptions(order=2, prune=(0, 0, 1)), "3 counts for an order of 2")])
+def test_what_no_model_can_have_is_one_line(options: NgramOptions, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        fit_ngram(stream(corpus()), stream(corpus(1)), 12, SEPARATOR, options)
+
+
+def test_stupid_back_off_is_only_for_those_who_ask() -> None:
+    assert {row["smoothing"] for row in fit(None, None).facts["tried"]} == {"kneser_ney", "witten_bell"}
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("prune", [(), (0, 0, 1)])
+def test_the_compiled_scorer_gives_the_same_bits(order: int, prune: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    if len(prune) > order:
+        return
+    model, ids = fit(order, prune=prune), stream(corpus(seed=8)).astype(np.int64)
+    expected = model.log_probs(ids)
+    assert (model.compiled().scores(np.append(SEPARATOR, ids)) == expected).all()
+    monkeypatch.setattr("myna.models.ngram._COMPILE_AFTER", 2 * len(ids))
+    assert (model.log_probs(ids) == expected).all() and (model.log_probs(ids[:7]) == expected[:7]).all()
 
 
 def test_three_discounts_are_estimated_and_not_only_the_fixed_ones() -> None:
@@ -105,14 +177,22 @@ def test_three_discounts_are_estimated_and_not_only_the_fixed_ones() -> None:
 
 
 def test_a_case_worked_by_hand() -> None:
-    # Documents "1 2" and "1 1": bigrams (0,1)x2 (1,2) (2,0) (1,1) (1,0); left neighbours: of 1 {0,1}, of 2 {1}, of 0 {2,1}.
-    model = fit_ngram(np.array([1, 2, 0, 1, 1, 0]), np.array([1, 0]), 3, 0, NgramOptions(order=2, smoothing="kneser_ney"))
-    # Fixed discounts. Unigrams: (2-1)/5, (2-1)/5, (1-.5)/5, weight (1+1+.5)/5 = .5 on 1/3.
-    unigram = np.array([1 / 5, 1 / 5, 0.5 / 5]) + 0.5 / 3
-    after_1 = 0.5 / 3 + 1.5 / 3 * unigram  # every id follows 1 once
-    np.testing.assert_allclose(np.exp(model.step([[1]], model.start())[0]), after_1, rtol=1e-6)
-    after_start = np.array([0, (2 - 1) / 2, 0]) + 1 / 2 * unigram
-    np.testing.assert_allclose(np.exp(model.step([[0]], model.start())[0]), after_start, rtol=1e-6)
+    """Ten tokens, "1 2 1 2", "1 1", "2" and their separators, order 2, on paper.
+
+    Pairs: (0,1) 2, (0,2) 1, (1,2) 2, (2,1) 1, (1,1) 1, (2,0) 2, (1,0) 1. No pair occurs 3 times, so D = 1/2, 1, 3/2.
+    Different ids before 0: 2; before 1: 3 (0, 2, 1); before 2: 2 (0, 1). Their sum is 7.
+    """
+    ids = np.array([1, 2, 1, 2, 0, 1, 1, 0, 2, 0])
+    model = fit_ngram(ids, np.array([1, 0]), 3, 0, NgramOptions(order=2, smoothing="kneser_ney"))
+    given = (1 + Fraction(3, 2) + 1) / 7 / 3  # the uniform third's share
+    single = [Fraction(1, 7) + given, Fraction(3, 14) + given, Fraction(1, 7) + given]
+    assert sum(single) == 1
+    after_1 = [Fraction(1, 8) + single[0] / 2, Fraction(1, 8) + single[1] / 2, Fraction(1, 4) + single[2] / 2]  # 4 in all, 2 taken
+    after_2 = [Fraction(1, 3) + single[0] / 2, Fraction(1, 6) + single[1] / 2, single[2] / 2]  # 3 in all, 1 + 1/2 taken
+    after_start = [single[0] / 2, Fraction(1, 3) + single[1] / 2, Fraction(1, 6) + single[2] / 2]
+    for context, expected in ((1, after_1), (2, after_2), (0, after_start)):
+        assert sum(expected) == 1
+        np.testing.assert_allclose(np.exp(model.step([[context]], model.start())[0]), [float(p) for p in expected], rtol=1e-6)
 
 
 def test_every_context_sums_to_one_and_leaves_nothing_impossible() -> None:
@@ -255,8 +335,7 @@ def test_documents_too_short_for_the_order_are_said(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("train, valid, options", [
-    ([], [1, 0], NgramOptions()), ([0, 0], [1, 0], NgramOptions()), ([1, 0], [], NgramOptions()), ([1, 0], [1, 0], NgramOptions(order=0)),
-    ([7, 0], [1, 0], NgramOptions())])
+    ([], [1, 0], NgramOptions()), ([0, 0], [1, 0], NgramOptions()), ([1, 0], [], NgramOptions()), ([7, 0], [1, 0], NgramOptions())])
 def test_nothing_to_count_or_to_choose_by_is_one_line(train: list[int], valid: list[int], options: NgramOptions) -> None:
     with pytest.raises(UserError):
         fit_ngram(np.array(train, np.int64), np.array(valid, np.int64), 3, 0, options)
