@@ -46,7 +46,7 @@ class HmmOptions:
     iterations: int = 50
     "Passes over the training text at most; it stops earlier when they no longer help."
     update_tokens: int = 3072
-    "Training tokens between two updates of the model, fewer in a short text; 0 updates once a pass (Baum-Welch as published), which needs many more passes."
+    "Training tokens between two updates, fewer in a short text; 0: one update a pass (Baum-Welch as published), which needs more passes."
 
 
 @dataclass(frozen=True)
