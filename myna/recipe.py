@@ -16,7 +16,7 @@ from myna.data.options import MaskingOptions, SpanOptions
 from myna.errors import UserError, nearest
 from myna.evaluate.options import EvaluateOptions
 from myna.models.families import Family
-from myna.models.options import MixtureOptions, NgramOptions
+from myna.models.options import HmmOptions, MixtureOptions, NgramOptions, UnboundedOptions
 from myna.tokenizer.options import TokenizerOptions
 from myna.train.options import PlanOptions, TrainOptions
 
@@ -48,7 +48,7 @@ class BuildOptions:
 
 
 SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
-                             "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+                             "unbounded": UnboundedOptions, "hmm": HmmOptions, "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Recipe:
     split: SplitOptions = dataclasses.field(default_factory=SplitOptions)
     tokenizer: TokenizerOptions = dataclasses.field(default_factory=TokenizerOptions)
     ngram: NgramOptions = dataclasses.field(default_factory=NgramOptions)
+    unbounded: UnboundedOptions = dataclasses.field(default_factory=UnboundedOptions)
+    hmm: HmmOptions = dataclasses.field(default_factory=HmmOptions)
     mixture: MixtureOptions = dataclasses.field(default_factory=MixtureOptions)
     masking: MaskingOptions = dataclasses.field(default_factory=MaskingOptions)
     spans: SpanOptions = dataclasses.field(default_factory=SpanOptions)

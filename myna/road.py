@@ -113,10 +113,9 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
         return road.count() if recipe.build.family in COUNTED else road.train()
 
 
-def tokenizer_options(recipe: Recipe) -> TokenizerOptions:
-    """Return the tokenizer's options with the special tokens that the family needs."""
-    needed = SPECIAL_TOKENS.get(recipe.build.family, ())
-    listed = recipe.tokenizer.special_tokens
+def tokenizer_options(recipe: Recipe, family: str | None = None) -> TokenizerOptions:
+    """Return the tokenizer's options with the special tokens that a family, the recipe's own by default, needs."""
+    listed, needed = recipe.tokenizer.special_tokens, SPECIAL_TOKENS.get(family or recipe.build.family, ())
     return dataclasses.replace(recipe.tokenizer, special_tokens=(*listed, *(name for name in needed if name not in listed)))
 
 
@@ -164,6 +163,14 @@ class _Road:
         match family:
             case "ngram":
                 return fit_ngram(*sizes, self.recipe.ngram)
+            case "unbounded":
+                from myna.models.unbounded import fit_unbounded
+
+                return fit_unbounded(*sizes, self.recipe.unbounded, self.baseline)
+            case "hmm":
+                from myna.models.hmm_fit import fit_hmm
+
+                return fit_hmm(*sizes, self.recipe.hmm, seconds, self.recipe.build.seed)
             case _:
                 raise ValueError(f"{family} is not fitted by counting")
 
@@ -211,30 +218,42 @@ class _Road:
     def _validate(self, model: Any) -> dict[str, float]:
         from myna.train.plan import VALIDATION_TOKENS
 
+        if self.family == "encoder":
+            from myna.data.masking import read_marks
+            from myna.evaluate.masked import masked_loss, validation_batches
+
+            pairs = model.config.model_type == "albert"
+            batches = validation_batches(self.shards["valid"].ids, model.max_length, read_marks(self.tokenizer), self.recipe.masking, pairs)
+            return masked_loss(model, batches)
         blocks = evaluate_language(model, self.tokenizer, sample_text(self.shards["valid"], self.tokenizer, VALIDATION_TOKENS))
         return {"bits_per_byte": blocks.bits_per_byte, "loss": blocks.loss}
 
     def _sample(self, model: Any) -> str:
-        return str(generate_text(model, self.tokenizer, "", _SAMPLE)[0])
+        return str(generate_text(model, self.tokenizer, "", _SAMPLE)[0]) if self.family in CAUSAL else ""
 
     def _speak(self, model: Any, tokenizer: Tokenizer) -> None:
-        generate_text(model, tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=4))
+        if self.family in CAUSAL:
+            generate_text(model, tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=4))
+        else:
+            self._validate(model)
 
     def _mix(self, model: LanguageModel) -> LanguageModel:
         """Add the counted members of the recipe to a model, when their sum is better on the validation split."""
-        wanted = [name for name in self.recipe.mixture.members if name != self.family]
+        given = self.recipe.mixture.members
+        members: tuple[Family, ...] = (() if self.family in COUNTED else ("ngram",)) if given is None else given
+        wanted = [name for name in members if name != self.family]
         if self.family not in CAUSAL or not wanted:
             return model
         with self.clock.stage("mix"):
             names: list[str] = [self.family, *wanted]
-            members = [model, *(self._member(name) for name in wanted)]
-            fitted = fit_weights(members, sample_documents(self.shards["valid"], _MIXTURE_TOKENS))
+            models = [model, *(self._member(name) for name in wanted)]
+            fitted = fit_weights(models, sample_documents(self.shards["valid"], _MIXTURE_TOKENS))
             say(describe_mixture(names, fitted))
             if fitted.bits > min(fitted.member_bits) * (1 - _WORTH_MIXING):
                 say("  that is not worth it: the model stays alone")
                 return model
             write_mixture(self.out, names, [".", *wanted], fitted)
-            return Mixture(members, names, fitted.weights)
+            return Mixture(models, names, fitted.weights)
 
     def _member(self, family: Family) -> LanguageModel:
         """Return a counted model to mix in, fitted in its own folder of the directory unless it is there."""
@@ -258,7 +277,8 @@ class _Road:
             alone = None if mixed is model else self._report(model)
         with self.clock.stage("write"):
             self.tokenizer.save(self.out, model.max_length)
-            samples = generate_text(mixed, self.tokenizer, "", dataclasses.replace(_SAMPLE, max_tokens=200, n=_FINAL_SAMPLES))
+            longer = dataclasses.replace(_SAMPLE, max_tokens=200, n=_FINAL_SAMPLES)
+            samples = generate_text(mixed, self.tokenizer, "", longer) if self.family in CAUSAL else []
             hashed = [name for name in _FILES if (self.out / name).is_file()]
             actual["total_seconds"] = round(self.clock.seconds, 3)
             write_json(self.out / "myna.json", {
@@ -272,9 +292,16 @@ class _Road:
         say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
         return report
 
-    def _report(self, model: LanguageModel) -> Report:
-        return report_language(model, self.tokenizer, shard_text(self.shards["test"]), self.baseline, self.baseline.name,
-                               options=self.recipe.evaluate)
+    def _report(self, model: Any) -> Report:
+        """Score a model on the test split beside the baseline, as its family is scored."""
+        measured = (model, self.tokenizer, shard_text(self.shards["test"]), self.baseline, self.baseline.name)
+        match self.family:
+            case "encoder":
+                from myna.evaluate.masked import report_masked
+
+                return report_masked(*measured, options=self.recipe.evaluate)
+            case _:
+                return report_language(*measured, options=self.recipe.evaluate)
 
     def _lineage(self) -> dict[str, Any]:
         import numpy

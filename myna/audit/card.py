@@ -22,12 +22,14 @@ import jinja2
 from myna.console import duration, human
 from myna.files import write_atomic
 from myna.metrics.report import Report, Score
+from myna.models.families import CAUSAL
 from myna.models.record import Record, read_record
 
 _FILES_SHOWN = 20  # own choice; all are in corpus/report.json
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~&$:@]|(?<=[wW]{3})\.")  # what has a meaning inside a line, in CommonMark 0.31, GitHub's tables and
 # bare links, and maths; a backslash before any punctuation makes it text (CommonMark, 2.4). No value stands at the start of a line.
+_PIPELINES = {"encoder": "fill-mask", "encoder-decoder": "text2text-generation", "vectors": "feature-extraction"}  # the hub's words
 _LANGUAGES = {"Han": "zh", "Kana": "ja", "Hangul": "ko"}  # scripts that tell the language; Latin and most others do not
 _SHARE = 0.3  # own choice: of the text's bytes, from which a script names its language; Japanese is often half Han
 
@@ -56,7 +58,8 @@ def render(record: Record) -> str:
         record=record, lineage=lineage, plan=record.plan, actual=record.actual, tokens=record.tokens, language=_language(record.tokens),
         rows=_rows(record.report), verdict=record.report.verdict(), files=ranked[:_FILES_SHOWN], rest=len(ranked[_FILES_SHOWN:]),
         count=len(entries), kept=sum(e.get("kept") or 0 for e in entries), bytes=sum(e.get("bytes") or 0 for e in entries),
-        dropped=_dropped(entries), tags=["myna", record.model_type, record.family],
+        dropped=_dropped(entries), tags=["myna", record.model_type, *([record.family] if record.family != record.model_type else [])],
+        causal=record.family in CAUSAL, pipeline=_PIPELINES.get(record.family, "text-generation"),
         command=shlex.join(["myna", *lineage.get("argv", [])[1:]]))
 
 

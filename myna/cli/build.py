@@ -22,13 +22,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with what DIR holds; starts when it holds nothing")
 
 
-def add_road_arguments(parser: Parser) -> None:
-    """Add what `build` and `plan` share: inputs, overrides of the split, the recipe and every stage's options."""
+def add_road_arguments(parser: Parser, family: bool = True) -> None:
+    """Add what `build`, `plan` and `compare` share: inputs, overrides of the split, the recipe and every stage's options."""
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files and folders of text")
     parser.add_argument("--valid", metavar="FILE", action="append", default=[], help="validate on this file instead of a part of INPUT")
     parser.add_argument("--test", metavar="FILE", action="append", default=[], help="test on this file instead of a part of INPUT")
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file with options: top-level keys, and a table for every stage")
-    add_options(parser, BuildOptions)
+    add_options(parser, BuildOptions, leave_out=() if family else ("family",))
     for section, cls in SECTIONS.items():
         add_options(parser, cls, section)
 

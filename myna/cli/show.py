@@ -58,10 +58,11 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     record = read_record(folder)
     report = record.report
     value = {"kind": "model", "model_type": record.model_type, "family": record.family, "parameters": record.parameters,
-             "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "report": report.to_json(),
+             "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "mixture": dict(record.mixture), "report": report.to_json(),
              "lineage": record.lineage, "plan": record.plan, "actual": record.actual}
     size = f"{human(sum(record.files.values()))}B in {len(record.files)} files"
-    rows = [("shape", _shape(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size), ("text", _text(record)),
+    shape = ", ".join(f"{name} {value}" for name, value in record.shape if name != "parameters" and value)
+    rows = [("shape", shape), ("mixture", _mixture(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size), ("text", _text(record)),
             ("split", _split(record.split)), ("planned", _planned(record)), ("trained", _trained(record)), ("made by", _made(record))]
     lines = [f"{record.name}: {_kind(record)}", *_rows(rows)]
     if not report.metrics:
@@ -70,17 +71,13 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
 
 
 def _kind(record: Record) -> str:
-    if record.family == "ngram":
-        return "an n-gram model (transformers cannot load it)"
-    return f"a Transformer of {human(record.parameters)} parameters ({record.model_type}; transformers loads it too)"
+    size = f" of {human(record.parameters)} parameters" if record.family not in ("ngram", "unbounded") else ""
+    opened = "transformers loads it too" if record.in_transformers else "transformers cannot load it"
+    return f"{record.kind}{size} ({record.model_type}; {opened})"
 
 
-def _shape(record: Record) -> str:
-    c = record.config
-    if record.family == "ngram":
-        return f"order {c['order']}, {human(sum(c['ngrams']))} n-grams"
-    return (f"{c['num_hidden_layers']} layers of {c['hidden_size']}, {c['num_attention_heads']} heads of {c['head_dim']}"
-            f" ({c['num_key_value_heads']} for keys and values), context {record.context:,}")
+def _mixture(record: Record) -> str:
+    return " + ".join(f"{weight:.2f} {name}" for name, weight in record.mixture)
 
 
 def _text(record: Record) -> str:

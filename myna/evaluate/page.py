@@ -124,7 +124,7 @@ def _span(report: Report) -> list[dict[str, Any]]:
 def _tiles(record: Record) -> list[tuple[str, str]]:
     """Choose the few numbers that stand at the top."""
     totals, actual = record.corpus.get("totals", {}), record.actual
-    found = [(human(record.parameters), "n-grams and weights" if record.family == "ngram" else "parameters"),
+    found = [(human(record.parameters), "n-grams and weights" if record.family in ("ngram", "unbounded") else "parameters"),
              (_size(totals["kept"]) if totals else "", "of cleaned text"),
              (_duration(actual["seconds"]) if "seconds" in actual else "", "of training"),
              (_duration(actual["total_seconds"]) if "total_seconds" in actual else "", "from text to report"),
@@ -144,17 +144,10 @@ def _compared(record: Record) -> list[dict[str, str]]:
 
 def _shape(record: Record) -> list[tuple[str, str]]:
     """Describe the model in its config's words."""
-    c = record.config
-    if record.family == "ngram":
-        ngrams = ", ".join(f"{human(n)} of length {k}" for k, n in enumerate(c["ngrams"], start=1))
-        smoothing = str(c.get("smoothing", "")).replace("kneser_ney", "modified Kneser-Ney").replace("witten_bell", "Witten-Bell")
-        return [("type", "n-gram (Myna's own; transformers cannot load it)"), ("order", str(c["order"])), ("smoothing", smoothing),
-                ("n-grams", ngrams)]
-    heads, groups = c["num_attention_heads"], c["num_key_value_heads"]
-    return [("type", f"{record.model_type} decoder (Transformer); opens in transformers"), ("parameters", f"{record.parameters:,}"),
-            ("layers", f"{c['num_hidden_layers']} of width {c['hidden_size']}"), ("MLP", f"SwiGLU, width {c['intermediate_size']}"),
-            ("attention", f"{heads} heads of {c['head_dim']}, {groups} for keys and values"), ("context", f"{record.context:,} tokens"),
-            *[(name, value) for name, value in _run(record) if value]]
+    opened = "opens in transformers" if record.in_transformers else "Myna's own; transformers cannot load it"
+    mixed = " + ".join(f"{weight:.2f} {name}" for name, weight in record.mixture)
+    rows = [("type", f"{record.kind} ({record.model_type}; {opened})"), *record.shape, ("mixture", mixed), *_run(record)]
+    return [(name, value) for name, value in rows if value]
 
 
 def _run(record: Record) -> list[tuple[str, str]]:

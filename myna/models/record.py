@@ -14,13 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from myna.console import human
 from myna.errors import UserError
 from myna.files import read_json
 from myna.formats.weights import open_weights
 from myna.metrics.report import Report
+from myna.models.families import LOADED, family_of
+from myna.models.mixture import MIXTURE, read_mixture
 from myna.models.pretrained import read_config
 
-_FAMILIES = {"qwen3": "decoder", "ngram": "ngram"}
+_KINDS = {  # what each is called in a sentence
+    "ngram": "an n-gram model", "unbounded": "an unbounded n-gram model", "hmm": "a hidden Markov model", "vectors": "word vectors",
+    "rnn": "a recurrent network (Elman)", "lstm": "a recurrent network (LSTM)", "gru": "a recurrent network (GRU)",
+    "attention_rnn": "a recurrent encoder-decoder with attention", "decoder": "a Transformer decoder", "encoder": "a Transformer encoder",
+    "encoder-decoder": "a Transformer encoder-decoder"}
+_LAYERS, _WIDTH = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model")
+_HEADS = ("num_attention_heads", "n_head", "num_heads")
+_OWN = ("ngram", "unbounded", "hmm", "vectors", "rnn", "lstm", "gru", "attention_rnn")  # model types that transformers does not know
 _MYNA = {"report": dict, "lineage": dict, "plan": dict, "actual": dict, "stages": dict, "hashes": dict, "samples": list, "notes": list}
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError)
 
@@ -55,8 +65,23 @@ class Record:
 
     @property
     def family(self) -> str:
-        """decoder or ngram."""
-        return _FAMILIES[self.model_type]
+        """One of `myna.models.families.MODEL_TYPES`."""
+        return str(family_of(self.model_type))
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words: "a Transformer decoder"."""
+        return _KINDS.get(self.model_type) or _KINDS[self.family]
+
+    @property
+    def in_transformers(self) -> bool:
+        """Whether `transformers` opens the directory."""
+        return self.model_type not in _OWN
+
+    @property
+    def mixture(self) -> list[tuple[str, float]]:
+        """Members and weights of the mixture in the directory; empty when it is one model."""
+        return [(name, weight) for name, _, weight in read_mixture(self.folder)] if (self.folder / MIXTURE).is_file() else []
 
     @property
     def vocab_size(self) -> int:
@@ -65,8 +90,31 @@ class Record:
 
     @property
     def context(self) -> int | None:
-        """Tokens the model sees at once; an n-gram's order less one; None when the config does not say."""
-        return int(self.config["order"]) - 1 if self.family == "ngram" else self.config.get("max_position_embeddings")
+        """Tokens the model sees at once; an n-gram's order less one; None when it has no limit or the config does not say."""
+        if self.family == "ngram":
+            return int(self.config["order"]) - 1
+        found = (self.config.get(name) for name in ("max_position_embeddings", "n_positions"))  # the latter: GPT-2, T5
+        return next((int(value) for value in found if isinstance(value, int)), None)
+
+    @property
+    def shape(self) -> list[tuple[str, str]]:
+        """The sizes of the model in words: (name, value)."""
+        c, rows = self.config, [("parameters", f"{self.parameters:,}")]
+        if self.family == "ngram":
+            names = {"kneser_ney": "modified Kneser-Ney", "witten_bell": "Witten-Bell", "stupid_backoff": "stupid back-off"}
+            ngrams = ", ".join(f"{human(n)} of length {k}" for k, n in enumerate(c["ngrams"], start=1))
+            return [("order", str(c["order"])), ("smoothing", names.get(c.get("smoothing", ""), "")), ("n-grams", ngrams)]
+        if self.family == "hmm":
+            return [*rows, ("states", f"{c['states']:,}")]
+        layers, width = (next((c[name] for name in names if name in c), None) for names in (_LAYERS, _WIDTH))
+        heads, groups = next((c[name] for name in _HEADS if name in c), None), c.get("num_key_value_heads")
+        if layers is not None and width is not None:
+            rows.append(("layers", f"{layers} of width {width}"))
+        if heads is not None:
+            rows.append(("attention", f"{heads} heads" + (f", {groups} for keys and values" if groups not in (None, heads) else "")))
+        if self.context is not None:
+            rows.append(("context", f"{self.context:,} tokens"))
+        return rows
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -97,11 +145,17 @@ def read_record(folder: Path) -> Record:
     """Read a model directory. Raises UserError when it is none, is damaged, or has a model_type that Myna cannot load."""
     config = read_config(folder)
     model_type, vocab_size = config.get("model_type"), config.get("vocab_size")
-    if model_type not in _FAMILIES:
-        raise UserError(f"{folder / 'config.json'} has model_type {model_type!r}", "one of " + ", ".join(_FAMILIES))
+    if not isinstance(model_type, str) or family_of(model_type) is None:
+        raise UserError(f"{folder / 'config.json'} has model_type {model_type!r}", "one of " + ", ".join(LOADED))
     if not isinstance(vocab_size, int) or vocab_size < 1:
         raise UserError(f"vocab_size in {folder / 'config.json'} is {vocab_size!r}", "a whole number", "restore the file")
-    parameters = _count_ngram(folder, config) if model_type == "ngram" else _count_weights(folder, config)
+    match model_type:
+        case "ngram":
+            parameters = _count_ngram(folder, config)
+        case "unbounded":  # its weights, and the n-gram it stands on; the index holds the text itself
+            parameters = _count_ngram(folder, read_config(folder / "ngram"))
+        case _:
+            parameters = _count_weights(folder, config)
     files = {_name(path): path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
     myna = _read_optional(folder / "myna.json")
     for key, kind in _MYNA.items():
