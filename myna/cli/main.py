@@ -33,10 +33,12 @@ COMMANDS = {  # in the order a person meets them
     "show": "say what a model is, from what it was made and how good it is",
     "generate": "continue a prompt",
     "evaluate": "measure a model on a file, beside its baseline",
+    "compare": "make several families from one text in the same time: one table",
     "clean": "read and clean text, every byte kept or dropped with a reason",
     "tokenize": "make a tokenizer and turn a cleaned corpus into ids",
     "import": "read an ARPA file of another tool as an n-gram model",
     "export": "write the model for other tools (GGUF, ARPA)",
+    "fill": "fill the blanks of a text, by an encoder",
 }
 
 
@@ -86,10 +88,10 @@ def _with_dashes(argument: str) -> str:
     return match.group().replace("_", "-") + argument[match.end():] if match else argument
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type, section: str = "") -> None:
+def add_options(parser: argparse.ArgumentParser, cls: type, section: str = "", leave_out: tuple[str, ...] = ()) -> None:
     """Add a flag for every field of an options dataclass: `--order`, or `--ngram.order` with section 'ngram'."""
     group = parser.add_argument_group(f"{section} options") if section else parser
-    for option in options_of(cls):
+    for option in (option for option in options_of(cls) if option.name not in leave_out):
         shown = "" if option.default in (None, "", ()) else f" (default {_shown(option.default)})"
         group.add_argument(_flag(section, option.name), dest=f"{section}.{option.name}", default=argparse.SUPPRESS,
                            metavar=_metavar(option), help=(option.help.removesuffix(".") + shown).replace("%", "%%"))
