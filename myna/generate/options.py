@@ -48,3 +48,13 @@ class SampleOptions:
         ):
             if not good:
                 raise UserError(f"{name} is {getattr(self, name)!r}", expected)
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """How blanks are filled."""
+
+    n: int = 5
+    "Fillings shown, the likeliest first."
+    max_pieces: int = 3
+    "Pieces of the vocabulary that a blank may take at most."

@@ -1,0 +1,47 @@
+"""`myna fill DIR TEXT`: what stands where a text has a blank, by a model that sees both sides of it.
+
+    myna fill my-model "The [MASK] of Denmark"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from myna.cli.main import Parser, add_options, read_options
+from myna.errors import UserError
+from myna.generate.options import FillOptions
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags of `myna fill`."""
+    parser.add_argument("model", metavar="DIR", help="model directory of an encoder")
+    parser.add_argument("text", metavar="TEXT", help="text with blanks: [MASK], <mask>, <|mask|> or ___")
+    add_options(parser, FillOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill: a line per filling on standard output, the likeliest first."""
+    options = read_options(args, FillOptions)
+
+    from myna.generate.fill import fill_text
+    from myna.models.pretrained import load_model
+    from myna.tokenizer.tokenizer import Tokenizer
+
+    folder = Path(args.model)
+    model = load_model(folder)
+    if not hasattr(model, "masked_log_probs"):
+        raise UserError(f"{folder} is a model that reads from left to right", "an encoder, which sees both sides of a blank",
+                        "make one with myna build --family encoder, or continue a text with myna generate")
+    fillings = fill_text(model, Tokenizer.open(folder), args.text, options)
+    if args.json:
+        print(json.dumps({"text": args.text, "options": asdict(options), "fillings": [asdict(filling) for filling in fillings]},
+                         ensure_ascii=False, allow_nan=False))
+        return 0
+    for filling in fillings:
+        count = sum(filling.pieces) - len(filling.pieces)
+        note = f"   (mean of {sum(filling.pieces)} pieces)" if count else ""
+        print(f"{filling.probability:7.1%}  {filling.text}{note}")
+    return 0
