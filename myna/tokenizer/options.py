@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -13,8 +14,8 @@ from typing import Literal
 class TokenizerOptions:
     """How the tokenizer is made."""
 
-    kind: Literal["bpe", "characters"] = "bpe"
-    "bpe: byte-level BPE, learned merges; characters: one token per character seen in training, bytes for the others."
+    kind: Literal["bpe", "characters", "words"] = "bpe"
+    "bpe: byte-level BPE, learned merges; characters or words: one token for each seen in training, bytes for the others."
     vocab_size: int | None = None
     "Size of the vocabulary with its special tokens, rounded up to a multiple of 64; none chooses it from the corpus."
     sample_bytes: int = 64_000_000
@@ -25,3 +26,5 @@ class TokenizerOptions:
     "Seed of the draw."
     special_tokens: tuple[str, ...] = ()
     "More special tokens, such as <|mask|>, after the four that every vocabulary has."
+    words: Path | None = None
+    "For kind words: a file of Chinese words, lines `word [count]`; none learns them from the corpus."

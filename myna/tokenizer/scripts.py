@@ -76,6 +76,11 @@ def unspaced_bytes(text: str) -> int:
     return int(np.isin(byte_scripts(text), UNSPACED).sum())
 
 
+def unspaced_class() -> str:
+    """Give the ranges of scripts without spaces for the inside of a regular expression's brackets."""
+    return "".join(f"{chr(first)}-{chr(last)}" for number in UNSPACED for first, last in _RANGES[SCRIPTS[number]])
+
+
 def unspaced_points() -> npt.NDArray[np.bool_]:
     """Tell of every code point whether its script is written without spaces between words."""
     return np.isin(_table(), UNSPACED)

@@ -1,8 +1,9 @@
 """The tokenizer: text to ids and back, without loss. One class over `tokenizer.json`.
 
 Byte-level BPE: text is cut into words by a known pattern, a word is its UTF-8 bytes, and learned merges join bytes into
-tokens. Every text has ids, and `decode(encode(text)) == text`. Text is data: "<|endoftext|>" inside a text gives the
-ids of its letters, never the id that separates documents.
+tokens. Or a Unigram model over the same bytes, whose tokens are whole words (`myna/tokenizer/words.py`). Every text has ids,
+and `decode(encode(text)) == text`. Text is data: "<|endoftext|>" inside a text gives the ids of its letters, never the id that
+separates documents.
 
 Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", section 3.2; bytes as the
 alphabet: Radford et al. 2019 (GPT-2), section 2.2. `myna/tokenizer/twin.py` says the same in a few lines of Python.
@@ -17,7 +18,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -72,6 +75,7 @@ class Tokenizer:
         except (ValueError, RecursionError) as error:
             raise _not_a_tokenizer(where, f"not valid JSON ({error})") from None
         self.pre_tokenizer_name = _check(described, where)
+        self.whole_words = described["model"].get("type") == "Unigram"
         with _rust_errors(f"{where} cannot be read", "a tokenizer.json of the tokenizers library"):
             self._rust = tokenizers.Tokenizer.from_str(text)
             self._rust.no_padding()  # a length in somebody else's file must not decide how much memory is taken
@@ -181,15 +185,30 @@ class Tokenizer:
         may begin a word), and so does a special token. Other letters and digits go on with the word before, unless a token of
         `word_ends` stands there.
         """
-        return np.array([id in self._names or begin not in (INSIDE, LETTER) for id, (begin, _) in enumerate(self._edges)])
+        return self._edges[0]
 
     def word_ends(self) -> npt.NDArray[np.bool_]:
         """Tell of each token (V,) whether the token after it always begins a word: it ends in a line end, a sign or such a script."""
-        return np.array([id in self._names or end in (UNSPACED_LETTER, LINE, SIGN) for id, (_, end) in enumerate(self._edges)])
+        return self._edges[1]
+
+    def segment(self, text: str) -> list[str]:
+        """Cut a text into words, each with the space before it; joined they are the text.
+
+        A tokenizer of kind words cuts Chinese into its words, any other into characters.
+        """
+        ids = self.encode(text)
+        begins = self.word_starts()[ids]
+        begins[1:] |= self.word_ends()[ids[:-1]]
+        cuts = [0, *np.flatnonzero(begins[1:]) + 1, len(ids)] if ids else []
+        return [self.decode(ids[start:end]) for start, end in itertools.pairwise(cuts)]
 
     @functools.cached_property
-    def _edges(self) -> list[tuple[int, int]]:
-        return [edges(piece) for piece in self.token_bytes]
+    def _edges(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        both = [edges(piece) for piece in self.token_bytes]
+        starts = np.array([id in self._names or begin not in (INSIDE, LETTER) for id, (begin, _) in enumerate(both)])
+        ends = np.array([id in self._names or end in (UNSPACED_LETTER, LINE, SIGN) for id, (_, end) in enumerate(both)])
+        starts.flags.writeable = ends.flags.writeable = False  # every caller gets the same tables
+        return starts, ends
 
     @property
     def fingerprint(self) -> str:
@@ -215,7 +234,13 @@ class Tokenizer:
 
     @functools.cached_property
     def merges(self) -> list[tuple[str, str]]:
-        """The merges in order of rank, in the byte alphabet of tokenizer.json (see `byte_alphabet`)."""
+        """The merges in order of rank, in the byte alphabet of tokenizer.json (see `byte_alphabet`).
+
+        Raises UserError when tokens are whole words, which no merge builds.
+        """
+        if self.whole_words:
+            raise UserError(f"{self._where} holds whole words", "byte-level BPE, all that other tools' files can hold",
+                            "build with --tokenizer.kind bpe")
         return [_pair(merge) for merge in json.loads(self._text)["model"]["merges"]]
 
     def token_names(self) -> list[str]:
@@ -293,10 +318,15 @@ def cut(text: str, size: int) -> Iterator[str]:
 def _check(described: Any, where: str) -> str:
     """Name the pattern of a tokenizer.json that Myna can run safely and decode exactly; else raise UserError."""
     model = described.get("model") if isinstance(described, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+    if not isinstance(model, dict):
+        raise _not_a_tokenizer(where, "no model")
+    kind = model.get("type", "BPE")
+    if kind == "Unigram":
+        _check_scores(model.get("vocab"), where)
+    elif not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
         raise _not_a_tokenizer(where, "no BPE vocabulary and merges")
-    if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or model.get("dropout"):
-        raise _not_a_tokenizer(where, f"a {model.get('type')} model" + (" with dropout" if model.get("dropout") else ""))
+    if kind not in ("BPE", "Unigram") or model.get("byte_fallback") or model.get("dropout") or (kind == "Unigram" and model.get("unk_id")):
+        raise _not_a_tokenizer(where, f"a {kind} model" + (" with dropout" if model.get("dropout") else ""))
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise _not_a_tokenizer(where, "tokens with a prefix or suffix mark")
     normalizer = described.get("normalizer")
@@ -309,8 +339,17 @@ def _check(described: Any, where: str) -> str:
     return name
 
 
+def _check_scores(vocab: Any, where: str) -> None:
+    """Check the vocabulary of a Unigram model: distinct tokens with finite scores."""
+    rows = vocab if isinstance(vocab, list) else []
+    sound = all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], float | int)
+                and math.isfinite(row[1]) for row in rows)
+    if not rows or not sound or len({row[0] for row in rows}) != len(rows):
+        raise _not_a_tokenizer(where, "no list of distinct tokens with their scores")
+
+
 def _not_a_tokenizer(where: str, got: str) -> UserError:
-    return UserError(f"{where} has {got}", "a byte-level BPE tokenizer.json", "use another model or restore the file")
+    return UserError(f"{where} has {got}", "a tokenizer.json of byte-level BPE or whole words", "use another model or restore the file")
 
 
 @contextlib.contextmanager

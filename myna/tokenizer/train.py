@@ -1,4 +1,4 @@
-"""Make a tokenizer from a corpus: byte-level BPE, or one token per character. Same text, options and seed: same bytes.
+"""Make a tokenizer from a corpus: byte-level BPE, one token per character, or whole words. Same text, options and seed: same bytes.
 
 The library's trainer keeps every distinct word in memory, and text without spaces is all distinct words, so it learns
 from a seeded sample, in which runs of letters are cut: at 8 characters in scripts without spaces, at 32 in the others.
@@ -13,6 +13,7 @@ Source: as in `myna/tokenizer/tokenizer.py`; Heaps' law for the size of the voca
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2
 from myna.tokenizer.scripts import code_points, unspaced_bytes, unspaced_points
 from myna.tokenizer.tokenizer import Tokenizer, byte_alphabet, make_special_tokens
+from myna.tokenizer.words import build_words, count_words, learn_words, read_word_list
 
 _MULTIPLE = 64  # matrix kernels like a vocabulary in multiples of 64 (Karpathy, nanoGPT README: 50257 to 50304 was 25 % faster)
 _LARGEST_CHOSEN = 65536  # what a 16-bit id can hold
@@ -38,6 +40,7 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _TRAINING = (QWEN2.replace(r"\p{L}+|", rf"(?:[\p{{L}}&&[{_UNSPACED}]]{{1,8}}|[\p{{L}}&&[^{_UNSPACED}]]{{1,32}})|", 1)
              .replace(r"[^\s\p{L}\p{N}]+", r"[^\s\p{L}\p{N}]{1,64}"))
 _LONGEST = 64  # bytes in a learned token, so that a rule of dashes does not fill the vocabulary with rules
+_ENOUGH_WORDS = 5  # times that a word must occur to get a token when the size is not given: word2vec.c's min-count
 _ENOUGH = 16  # a character outside ASCII seen this often in the corpus earns a place in the vocabulary that is chosen
 
 
@@ -68,7 +71,11 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
     special = len(make_special_tokens(0, 1, options.special_tokens))
     if options.vocab_size is not None and options.vocab_size < 256 + special:
         raise UserError(f"vocab_size is {options.vocab_size}", f"at least {256 + special}: 256 bytes and {special} special tokens")
-    if options.kind == "characters":
+    if options.words is not None and options.kind != "words":
+        raise UserError(f"a word list for a tokenizer of kind {options.kind}", "kind words", "add --tokenizer.kind words")
+    if options.kind == "words":
+        model = _words(corpus, options, (options.vocab_size or _LARGEST_CHOSEN) - 256 - special)
+    elif options.kind == "characters":
         counts = _count_characters(_whole(corpus, total))
         model = _characters(counts, (options.vocab_size or _LARGEST_CHOSEN) - 256 - special)
     else:
@@ -86,6 +93,18 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
     if options.vocab_size is not None and made.vocab_size < options.vocab_size:
         say(f"the training text gives only {made.vocab_size} tokens of the {options.vocab_size} asked for")
     return made
+
+
+def _words(corpus: Corpus, options: TokenizerOptions, room: int) -> RustTokenizer:
+    """Build a model of whole words within `room` tokens, from a seeded sample; Chinese words from a list or learned."""
+    if options.words is not None:
+        known = read_word_list(options.words)
+    else:
+        known = learn_words(_texts(corpus, draw_sample(corpus, options)))
+    # counting, unlike learning, takes no memory for text without spaces
+    sample = draw_sample(corpus, dataclasses.replace(options, sample_unspaced_bytes=options.sample_bytes))
+    counts = count_words(_texts(corpus, sample), known)
+    return build_words(counts, known, room, enough=_ENOUGH_WORDS if options.vocab_size is None else 2)
 
 
 def choose_vocab_size(total: int, characters: int) -> int:

@@ -34,7 +34,17 @@ def characters(corpus: Corpus) -> Tokenizer:
     return train_tokenizer(corpus, TokenizerOptions(kind="characters"))
 
 
+@pytest.fixture(scope="session")
+def words(corpus: Corpus) -> Tokenizer:
+    return train_tokenizer(corpus, TokenizerOptions(kind="words"))
+
+
 @pytest.fixture(scope="session", params=["bpe", "characters"])
+def merging(request: pytest.FixtureRequest) -> Tokenizer:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", params=["bpe", "characters", "words"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return request.getfixturevalue(request.param)
 

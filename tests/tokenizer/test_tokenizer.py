@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,6 +200,7 @@ def _changed(folder: Path, change: str) -> dict[str, object]:
         "missing byte": lambda: described["model"].update(vocab={"a": 0}, merges=[]),
         "huge id": lambda: described["model"]["vocab"].update(Ġhugeid=4_000_000_000),
         "foreign letters": lambda: described["model"]["vocab"].update({"▁the": len(described["model"]["vocab"])}),
+        "scores": lambda: described["model"].update(type="Unigram", vocab=[["a", 1.0], ["a", 2.0]]),
         "no model": lambda: described.pop("model"),
         "bad version": lambda: described.update(added_tokens="x"),
     }
@@ -210,7 +209,7 @@ def _changed(folder: Path, change: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("change", ["regex", "normalizer", "unigram", "dropout", "merge of nothing", "missing byte", "huge id",
-                                    "foreign letters", "no model", "bad version"])
+                                    "foreign letters", "scores", "no model", "bad version"])
 def test_files_that_cannot_be_trusted_are_refused(bpe: Tokenizer, tmp_path: Path, change: str) -> None:
     bpe.save(tmp_path)
     described = _changed(tmp_path, change)
@@ -280,26 +279,17 @@ def test_a_panic_of_the_library_is_a_user_error(bpe: Tokenizer, capfd: pytest.Ca
     assert "panicked" in capfd.readouterr().err
 
 
-def _words(tokenizer: Tokenizer, text: str) -> list[str]:
-    ids = np.array(tokenizer.encode(text))
-    begins = tokenizer.word_starts()[ids]
-    begins[1:] |= tokenizer.word_ends()[ids[:-1]]
-    begins[0] = True
-    cuts = [*np.flatnonzero(begins), len(ids)]
-    return [tokenizer.decode(ids[a:b]) for a, b in itertools.pairwise(cuts)]
-
-
 def test_tokens_know_where_words_begin(tokenizer: Tokenizer) -> None:
-    assert _words(tokenizer, "The unquestionable breathe\nWords, so") == ["The", " unquestionable", " breathe", "\n", "Words", ",", " so"]
+    assert tokenizer.segment("The unquestionable breathe\nWords, so") == ["The", " unquestionable", " breathe", "\n", "Words", ",", " so"]
     assert tokenizer.word_starts()[sorted(tokenizer.special_ids)].all()
-    for text in GOLDEN_TEXTS[:-1]:
-        words = _words(tokenizer, text)
+    for text in GOLDEN_TEXTS:
+        words = tokenizer.segment(text)
         assert "".join(words) == text  # no word ends inside a character
         assert not any(" " in word.lstrip() for word in words)
 
 
 def test_each_chinese_character_begins_a_word(characters: Tokenizer) -> None:
-    assert _words(characters, "春眠Xyz不") == ["春", "眠", "Xyz", "不"]
+    assert characters.segment("春眠Xyz不") == ["春", "眠", "Xyz", "不"]
 
 
 @pytest.mark.parametrize(("piece", "found"), [

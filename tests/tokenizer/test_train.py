@@ -27,7 +27,7 @@ from tests.tokenizer.corpora import write_corpus
 SMALL = TokenizerOptions(vocab_size=512, sample_bytes=200_000, seed=3)
 
 
-@pytest.mark.parametrize("kind", ["bpe", "characters"])
+@pytest.mark.parametrize("kind", ["bpe", "characters", "words"])
 def test_the_same_seed_gives_the_same_bytes(corpus: Corpus, kind: str, tmp_path: Path) -> None:
     here = train_tokenizer(corpus, TokenizerOptions(kind=kind, vocab_size=512, sample_bytes=200_000, seed=3))  # type: ignore[arg-type]
     program = f"""
