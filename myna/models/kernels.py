@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _EXPLICIT_LENGTH = 512  # up to here explicit bfloat16 attention beat the fused one 1.8 to 5 times (docs/log.md, 2026-11-22)
+IGNORED = -100  # the label where nothing is to be predicted: PyTorch's ignore_index and Hugging Face's word for it
 _LOGITS_AT_ONCE = 1 << 21  # float32 logits held at a time in the loss: 8 MB, about the size of a cache
 
 
@@ -111,35 +112,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, wanted: bool) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: bool) -> Tensor:
         cast = weight.to(hidden.dtype)
+        cast_bias = None if bias is None else bias.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float64)
         grad_hidden, grad_weight = (torch.empty_like(hidden), torch.zeros_like(weight)) if wanted else (None, None)
+        grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
         rows = max(64, _LOGITS_AT_ONCE // len(weight))
         for at in range(0, len(hidden), rows):
             h, t = hidden[at : at + rows], targets[at : at + rows, None]
-            log_probs = F.linear(h, cast).float().log_softmax(-1)
+            log_probs = F.linear(h, cast, cast_bias).float().log_softmax(-1)
             total -= log_probs.gather(1, t).sum()
             if grad_hidden is not None and grad_weight is not None:
                 error = log_probs.exp_()  # d loss / d logits = softmax - one-hot
                 error.scatter_add_(1, t, torch.full(t.shape, -1.0))
+                if grad_bias is not None:
+                    grad_bias += error.sum(0)
                 error = error.to(hidden.dtype)
                 torch.mm(error, cast, out=grad_hidden[at : at + rows])
                 grad_weight += error.T @ h
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total.float()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        return (grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None if grad_bias is None else grad_bias * grad, None, None)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -log softmax(hidden @ weight.T)[targets] in nats, never holding all logits at once.
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Sum of -log softmax(hidden @ weight.T + bias)[targets] in nats, never holding all logits at once.
 
-    hidden (N, C), weight (V, C), targets (N,). The gradients are made in the forward pass while the logits are in the cache.
+    hidden (N, C), weight (V, C), targets (N,), bias (V,); rows whose target is -100 are left out. The gradients are made in the
+    forward pass while the logits are in the cache.
     """
+    wanted_rows = targets != IGNORED
+    if not bool(wanted_rows.all()):
+        hidden, targets = hidden[wanted_rows], targets[wanted_rows]
     wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)  # ctx.needs_input_grad ignores no_grad
-    out: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, wanted)  # type: ignore[no-untyped-call]
+    out: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, wanted)  # type: ignore[no-untyped-call]
     return out

@@ -1,13 +1,23 @@
 """The bricks of a Transformer, written as single-device code; training, caching and export are applied from outside.
 
-Sources: SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al. 2023), normalised queries and keys (Dehghani et al.
-2023). Parameter names are those of `transformers`' Qwen3. A norm's gain is multiplied into the small matrix that reads the
-norm rather than into the large activations: the same function, a pass over memory saved.
+A style is made of values: which norm, whether positions turn queries and keys, which activation, biases or none. Sources:
+SwiGLU (Shazeer 2020), grouped-query attention (Ainslie et al. 2023), normalised queries and keys (Dehghani et al. 2023),
+LayerNorm (Ba et al. 2016), RMSNorm (Zhang & Sennrich 2019), GELU (Hendrycks & Gimpel 2016). A norm's gain (and bias) is
+folded into the small matrix that reads the norm rather than applied to the large activations: the same function, a pass over
+memory saved.
+
+    block = Block(64, 128, heads=2, key_value_heads=1, head_dim=32, style=Style(), eps=1e-6)
+    block(torch.randn(1, 5, 64), rotary_table(5, 32, 1e4))      # (1, 5, 64)
 
 B rows · T tokens · C hidden_size · H attention heads · K key-value heads · D head_dim · S keys seen so far
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,66 +25,138 @@ from torch import Tensor, nn
 
 from myna.models.kernels import attend, gated_silu, normalize, rotate
 
+Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (T, 1, D) or (B, T, 1, D), float32
+
+
+@dataclass(frozen=True)
+class Style:
+    """What one kind of decoder does differently from another."""
+
+    norm: Literal["rms", "layer"] = "rms"
+    positions: Literal["rotary", "learned"] = "rotary"
+    hidden_act: Literal["silu", "gelu_new"] = "silu"
+    "silu gates: down(silu(gate(x)) * up(x)); gelu_new is down(gelu(up(x)))."
+    query_key_norm: bool = False
+    query_key_value_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate."""
+        return self.hidden_act == "silu"
+
 
 class Linear(nn.Linear):
-    """A matrix without bias, kept in float32 and used in the dtype of what it is applied to."""
+    """A matrix, kept in float32 and used in the dtype of what it is applied to."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
-    """A normalisation whose gain is applied by the matrices that read it."""
+    """A normalisation by the root mean square; its gain is applied by the matrices that read it."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def project(self, x: Tensor, *layers: Linear) -> Tensor:
-        """Normalise x and apply several matrices in one product; returns their outputs side by side."""
-        weight = torch.cat([layer.weight for layer in layers]) * self.weight
-        return F.linear(normalize(x, self.eps), weight.to(x.dtype))
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(x, self.eps)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the matrix and bias that read what `forward` gives, the gain in them."""
+        return weight * self.weight, bias
 
 
-def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and signed sines of every position, (length, D) each, in float32 (see `kernels.rotate`)."""
+class LayerNorm(nn.Module):
+    """A normalisation to mean 0 and variance 1; its gain and bias are applied by the matrices that read it."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], None, None, self.eps)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the matrix and bias that read what `forward` gives: W(gain x + b) + c = (W gain) x + (W b + c)."""
+        moved = weight @ self.bias
+        return weight * self.weight, moved if bias is None else moved + bias
+
+
+Norm = RMSNorm | LayerNorm
+NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+
+
+def read_norm(x: Tensor, norm: Norm, *layers: Linear) -> Tensor:
+    """Normalise x and apply several matrices in one product; returns their outputs side by side."""
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    weight, bias = norm.fold(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
+    return F.linear(norm(x), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def rotary_table(length: int, head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None) -> Rotation:
+    """Return cosines and signed sines of every position, (length, D) each, in float32 (see `kernels.rotate`).
+
+    scaling: how a longer context was reached, in the words of config.json's `rope_parameters`: rope_type "linear" slows every turn by
+    `factor`; "llama3" only those that are slow already, with a smooth passage between (Llama 3.1; Grattafiori et al. 2024).
+    """
     frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if scaling is not None:
+        slowed = frequencies / scaling["factor"]
+        if scaling["rope_type"] == "linear":
+            frequencies = slowed
+        else:
+            turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # in the context of the first training
+            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+            share = ((turns - low) / (high - low)).clamp(0, 1)
+            frequencies = (1 - share) * slowed + share * frequencies
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
     return angles.cos().repeat(1, 2), torch.cat((-angles.sin(), angles.sin()), dim=-1)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped keys, normalised queries and keys, and rotary positions."""
+    """Causal self-attention with grouped keys; queries and keys may be normalised, and turned by their positions."""
 
-    def __init__(self, hidden_size: int, heads: int, key_value_heads: int, head_dim: int, eps: float) -> None:
+    def __init__(self, hidden_size: int, heads: int, key_value_heads: int, head_dim: int, style: Style, eps: float) -> None:
         super().__init__()
         self.heads, self.key_value_heads, self.head_dim = heads, key_value_heads, head_dim
-        self.q_proj = Linear(hidden_size, heads * head_dim)
-        self.k_proj = Linear(hidden_size, key_value_heads * head_dim)
-        self.v_proj = Linear(hidden_size, key_value_heads * head_dim)
-        self.o_proj = Linear(heads * head_dim, hidden_size)
-        self.q_norm = RMSNorm(head_dim, eps)
-        self.k_norm = RMSNorm(head_dim, eps)
+        self.q_proj = Linear(hidden_size, heads * head_dim, style.query_key_value_bias)
+        self.k_proj = Linear(hidden_size, key_value_heads * head_dim, style.query_key_value_bias)
+        self.v_proj = Linear(hidden_size, key_value_heads * head_dim, style.query_key_value_bias)
+        self.o_proj = Linear(heads * head_dim, hidden_size, style.output_bias)
+        self.q_norm = RMSNorm(head_dim, eps) if style.query_key_norm else None
+        self.k_norm = RMSNorm(head_dim, eps) if style.query_key_norm else None
 
-    def project(self, x: Tensor, norm: RMSNorm, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (B, H, T, D), keys and values (B, K, T, D); queries and keys are normalised and rotated.
-
-        cos and sin (T, 1, D) or (B, T, 1, D), float32.
-        """
+    def project(self, x: Tensor, norm: Norm, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, D), keys and values (B, K, T, D)."""
         B, T, _ = x.shape
         H, K = self.heads, self.key_value_heads
-        qkv = norm.project(x, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * K, self.head_dim)
+        qkv = read_norm(x, norm, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * K, self.head_dim)
         qk, v = torch.split(qkv, [H + K, K], dim=2)
-        # the gain of dimension i turns with it: half of it meets the cosine, its partner's the sine
-        gain = torch.cat((self.q_norm.weight.expand(H, -1), self.k_norm.weight.expand(K, -1)))  # (H + K, D)
-        partner = gain.roll(self.head_dim // 2, dims=-1)
-        qk = rotate(normalize(qk, self.q_norm.eps), (cos * gain).to(x.dtype), (sin * partner).to(x.dtype))
+        if self.q_norm is not None and self.k_norm is not None:
+            qk = normalize(qk, self.q_norm.eps)
+        if rotation is not None:
+            qk = rotate(qk, *self._gain(rotation, x.dtype))
         q, k = torch.split(qk, [H, K], dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _gain(self, rotation: Rotation, dtype: torch.dtype) -> Rotation:
+        """Fold the gains of the norms of queries and keys into the table that turns them."""
+        cos, sin = rotation
+        if self.q_norm is None or self.k_norm is None:
+            return cos.to(dtype), sin.to(dtype)
+        # the gain of dimension i turns with it: half of it meets the cosine, its partner's the sine
+        gain = torch.cat((self.q_norm.weight.expand(self.heads, -1), self.k_norm.weight.expand(self.key_value_heads, -1)))  # (H + K, D)
+        partner = gain.roll(self.head_dim // 2, dims=-1)
+        return (cos * gain).to(dtype), (sin * partner).to(dtype)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attend and project back: q (B, H, T, D), k and v (B, K, S, D) to (B, T, C). A None mask means causal."""
@@ -86,31 +168,41 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """Two matrices with an activation between them, or three with a gate."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, style: Style) -> None:
         super().__init__()
-        self.gate_proj = Linear(hidden_size, intermediate_size)
-        self.up_proj = Linear(hidden_size, intermediate_size)
-        self.down_proj = Linear(intermediate_size, hidden_size)
+        self.gate_proj = Linear(hidden_size, intermediate_size, style.mlp_bias) if style.gated else None
+        self.up_proj = Linear(hidden_size, intermediate_size, style.mlp_bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, style.mlp_bias)
 
-    def forward(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        out: Tensor = self.down_proj(gated_silu(norm.project(x, self.gate_proj, self.up_proj)))
+    def forward(self, x: Tensor, norm: Norm) -> Tensor:
+        if self.gate_proj is None:
+            inner = F.gelu(read_norm(x, norm, self.up_proj), approximate="tanh")
+        else:
+            inner = gated_silu(read_norm(x, norm, self.gate_proj, self.up_proj))
+        out: Tensor = self.down_proj(inner)
         return out
 
 
 class Block(nn.Module):
     """One layer: attention, then the MLP, each on a normalised input and added to the stream."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, heads: int, key_value_heads: int, head_dim: int, eps: float) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, heads: int, key_value_heads: int, head_dim: int, style: Style,
+                 eps: float) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(hidden_size, eps)
-        self.self_attn = Attention(hidden_size, heads, key_value_heads, head_dim, eps)
-        self.post_attention_layernorm = RMSNorm(hidden_size, eps)
-        self.mlp = MLP(hidden_size, intermediate_size)
+        self.input_layernorm = NORMS[style.norm](hidden_size, eps)
+        self.self_attn = Attention(hidden_size, heads, key_value_heads, head_dim, style, eps)
+        self.post_attention_layernorm = NORMS[style.norm](hidden_size, eps)
+        self.mlp = MLP(hidden_size, intermediate_size, style)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = self.self_attn.project(x, self.input_layernorm, cos, sin)
-        x = x + self.self_attn.mix(q, k, v, mask=None)
-        out: Tensor = x + self.mlp(x, self.post_attention_layernorm)
-        return out
+    def forward(self, x: Tensor, rotation: Rotation | None, dropout: float = 0.0) -> Tensor:
+        """x (B, T, C); `dropout` is the share of what each half adds that is left out."""
+        q, k, v = self.self_attn.project(x, self.input_layernorm, rotation)
+        x = x + drop(self.self_attn.mix(q, k, v, mask=None), dropout)
+        return x + drop(self.mlp(x, self.post_attention_layernorm), dropout)
+
+
+def drop(x: Tensor, share: float) -> Tensor:
+    """Set a random share of x to 0 and scale the rest to keep its mean (Srivastava et al. 2014)."""
+    return F.dropout(x, share) if share else x

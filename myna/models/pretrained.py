@@ -13,38 +13,82 @@ from typing import TYPE_CHECKING, Any
 
 from myna.errors import UserError, nearest
 from myna.files import read_json, write_atomic, write_json
-from myna.models.directory import fill_model, gather_tensors, shown
-from myna.models.families import LOADED
+from myna.models.directory import gather_tensors, shown
+from myna.models.families import LOADED, family_of
+from myna.models.mixture import MIXTURE, open_mixture
 from myna.models.protocol import LanguageModel
 from myna.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from myna.models.decoder import Decoder
-
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
 
 
-def load_model(folder: Path) -> LanguageModel:
-    """Open a model directory in float32. Raises UserError when it is not one, is damaged, or its tokenizer gives other ids."""
+def load_model(folder: Path) -> Any:
+    """Open a model directory in float32: a `LanguageModel`, an encoder or word vectors, as its model_type says.
+
+    Raises UserError when it is not one, is damaged, or its tokenizer gives other ids.
+    """
     config = read_config(folder)
     _check_golden(folder)
     match config.get("model_type"):
-        case "qwen3":
-            from myna.models.decoder import Decoder
-            from myna.models.decoder_files import decoder_places, read_decoder_config
+        case "qwen3" | "qwen2" | "llama" | "mistral" | "gpt2":
+            from myna.models.decoder_files import load_decoder
 
-            shape = read_decoder_config(folder / "config.json", config)
-            return fill_model(Decoder, shape, folder, decoder_places,
-                              lambda name: shape.tie_word_embeddings and name == "lm_head.weight")  # stored by some beside its twin
+            return load_decoder(folder, config)
+        case "bert" | "roberta" | "albert":
+            from myna.models.encoder_files import load_encoder
+
+            return load_encoder(folder, config)
+        case "t5" | "marian" | "bart":
+            from myna.models.encoder_decoder_files import load_encoder_decoder
+
+            return load_encoder_decoder(folder, config)
+        case "rnn" | "lstm" | "gru":
+            from myna.models.recurrent_files import load_recurrent
+
+            return load_recurrent(folder, config)
+        case "attention_rnn":
+            from myna.models.attention_rnn import AttentionRnn
+
+            return AttentionRnn.open(folder)
         case "ngram":
             from myna.models.ngram import Ngram
 
             return Ngram.open(folder)
+        case "unbounded":
+            from myna.models.unbounded import Unbounded
+
+            return Unbounded.open(folder)
+        case "hmm":
+            from myna.models.hmm import Hmm
+
+            return Hmm.open(folder)
         case other:
             raise UserError(f"{folder / 'config.json'} has model_type {shown(other)}{nearest(str(other)[:60], list(LOADED))}",
                             "one of " + ", ".join(LOADED))
+
+
+def load_language_model(folder: Path, member: str | None = None) -> LanguageModel:
+    """Open what a directory speaks with: its mixture where it has one, or the member of it that is named, "decoder" say.
+
+    Raises UserError as `load_model`, and when there is no such member.
+    """
+    if not (folder / MIXTURE).is_file():
+        if member is not None and member != family_of(str(read_config(folder).get("model_type"))):
+            raise UserError(f"{folder} has no member {member!r}", "a directory with mixture.json", "leave out --member: it is one model")
+        return _speaking(load_model(folder), folder)
+    read_config(folder)
+    return _speaking(open_mixture(folder, load_model, member), folder)
+
+
+def _speaking(model: Any, folder: Path) -> LanguageModel:
+    if not hasattr(model, "step"):
+        raise UserError(f"{folder} holds {model.name}, which does not predict a next token", "a model of another family",
+                        "`myna fill` uses an encoder, `myna similar` word vectors")
+    speaking: LanguageModel = model
+    return speaking
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -85,20 +129,29 @@ def save_model(model: nn.Module, folder: Path, pad_token_id: int | None) -> None
 
     config: Any = model.config
     match config.model_type:
-        case "qwen3":
+        case "qwen3" | "qwen2" | "llama" | "mistral" | "gpt2":
             from myna.models.decoder_files import decoder_places, write_decoder_config
 
             written, places = write_decoder_config(config), decoder_places(config)
+        case "bert" | "roberta" | "albert":
+            from myna.models.encoder_files import encoder_places, write_encoder_config
+
+            written, places = write_encoder_config(config), encoder_places(config)
+        case "t5" | "marian" | "bart":
+            from myna.models.encoder_decoder_files import encoder_decoder_places, write_encoder_decoder_config
+
+            written, places = write_encoder_decoder_config(config), encoder_decoder_places(config)
+        case "rnn" | "lstm" | "gru":
+            from myna.models.recurrent_files import recurrent_places, write_recurrent_config
+
+            written, places = write_recurrent_config(config), recurrent_places(config)
         case other:
             raise ValueError(f"no way to save a {other}")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "model.safetensors", save(gather_tensors(model, places), {"format": "pt"}))
-    ids = {"bos_token_id": None, "eos_token_id": written.get("eos_token_id", model.separator_id), "pad_token_id": pad_token_id}
+    ids = {"bos_token_id": None, "eos_token_id": written.get("eos_token_id", model.separator_id),
+           "pad_token_id": written.get("pad_token_id", pad_token_id)}
     write_json(folder / "config.json", {**written, **ids, "dtype": "float32", "torch_dtype": "float32"})
     if any("ForCausalLM" in name or "LMHead" in name or "Generation" in name for name in written["architectures"]):
+        ids |= {"decoder_start_token_id": written["decoder_start_token_id"]} if "decoder_start_token_id" in written else {}
         write_json(folder / "generation_config.json", {**ids, "do_sample": False})
-
-
-def save_decoder(model: Decoder, folder: Path, pad_token_id: int | None) -> None:
-    """Write a decoder's directory."""
-    save_model(model, folder, pad_token_id)
