@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from myna.models.decoder import Decoder, DecoderConfig
+from myna.models.hmm import Hmm
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
-from myna.models.pretrained import load_model, save_decoder
+from myna.models.pretrained import load_model, save_model
 from myna.models.protocol import LanguageModel
+from myna.models.recurrent import Recurrent, RecurrentConfig
+from myna.models.unbounded import fit_unbounded
 
 
 class Case(NamedTuple):
@@ -39,6 +42,22 @@ def ngram(smoothing: str = "kneser_ney", order: int = 4) -> Case:
     return Case(model, model.save, Ngram.open, 0)
 
 
+def hmm() -> Case:
+    rng = np.random.default_rng(1)
+    parts = rng.dirichlet(np.ones(5)), rng.dirichlet(np.ones(5), 5), rng.dirichlet(np.ones(21), 5)
+    model = Hmm(0, *(np.log(part) for part in parts), facts={})
+    return Case(model, model.save, Hmm.open, 1e-6)
+
+
+def unbounded() -> Case:
+    rng = np.random.default_rng(1)
+    ids = np.tile(rng.choice(np.arange(1, 21), size=600), 5)  # five times over, with changes: long contexts of several counts
+    ids[rng.random(len(ids)) < 0.05] = 7
+    ids[::97] = 0
+    model = fit_unbounded(np.append(ids, 0), np.append(ids[:300], 0), 21, 0, base=ngram(order=2).model)
+    return Case(model, model.save, load_model, 0)
+
+
 def decoder(**changes: Any) -> Case:
     shape = {"vocab_size": 21, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
              "head_dim": 32, "max_position_embeddings": 32, **changes}
@@ -46,15 +65,32 @@ def decoder(**changes: Any) -> Case:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # not the first weights, of which some are zero
         parameter.normal_(0, 0.2, generator=generator)
-    return Case(model, lambda folder: save_decoder(model, folder, None), load_model, 1e-4)
+    return Case(model, lambda folder: save_model(model, folder, None), load_model, 1e-4)
+
+
+def recurrent(model_type: str, **changes: Any) -> Case:
+    shape = {"vocab_size": 21, "hidden_size": 24, "num_hidden_layers": 2, **changes}
+    model = Recurrent(RecurrentConfig(model_type, **shape)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.3, generator=generator)
+    return Case(model, lambda folder: save_model(model, folder, None), load_model, 1e-4)
 
 
 FACTORIES: dict[str, Callable[[], Case]] = {
     "ngram": ngram,
     "ngram-order-1": lambda: ngram(order=1),
     "ngram-witten-bell": lambda: ngram("witten_bell", 3),
+    "hmm": hmm,
+    "unbounded": unbounded,
     "decoder": decoder,
     "decoder-untied-one-group": lambda: decoder(tie_word_embeddings=False, num_key_value_heads=4),
+    "decoder-llama": lambda: decoder(model_type="llama", attention_bias=True),
+    "decoder-gpt2": lambda: decoder(model_type="gpt2", num_key_value_heads=4, head_dim=16),
+    "rnn": lambda: recurrent("rnn"),
+    "lstm": lambda: recurrent("lstm"),
+    "lstm-untied-narrow-embedding": lambda: recurrent("lstm", tie_word_embeddings=False, embedding_size=8, num_hidden_layers=1),
+    "gru": lambda: recurrent("gru", dropout=0.5),
 }
 
 
