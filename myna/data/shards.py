@@ -104,6 +104,8 @@ def prepare_tokens(corpus: Corpus, out: Path, options: TokenizerOptions, tokeniz
     chosen = dataclasses.asdict(options)
     if tokenizer is not None:
         chosen = {"tokenizer": tokenizer.fingerprint}
+    elif options.words is not None and Path(options.words).is_file():
+        inputs["words"] = files.sha256(Path(options.words))  # what is in the list counts, beside its name
     if files.same_manifest(out, "tokenize", inputs, chosen):
         console.say(f"{out} is finished and was made from the same corpus and options: used as it is")
         return Tokenizer.open(out), out

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 
@@ -26,5 +25,5 @@ class TokenizerOptions:
     "Seed of the draw."
     special_tokens: tuple[str, ...] = ()
     "More special tokens, such as <|mask|>, after the four that every vocabulary has."
-    words: Path | None = None
+    words: str | None = None
     "For kind words: a file of Chinese words, lines `word [count]`; none learns them from the corpus."

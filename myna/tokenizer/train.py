@@ -17,6 +17,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -98,7 +99,7 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
 def _words(corpus: Corpus, options: TokenizerOptions, room: int) -> RustTokenizer:
     """Build a model of whole words within `room` tokens, from a seeded sample; Chinese words from a list or learned."""
     if options.words is not None:
-        known = read_word_list(options.words)
+        known = read_word_list(Path(options.words))
     else:
         known = learn_words(_texts(corpus, draw_sample(corpus, options)))
     # counting, unlike learning, takes no memory for text without spaces
