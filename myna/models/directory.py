@@ -33,6 +33,8 @@ class Place:
     part: int = 0
     parts: int = 1
     "One of several of equal size that are written as one, side by side along the outputs."
+    scale: float = 1.0
+    "Written times this: a power of two, so that no bit is lost."
 
 
 class Shape(Protocol):
@@ -126,6 +128,8 @@ def fill_model(make: Callable[[Config], Model], config: Config, folder: Path, pl
                                 f"{list(shape)}, as config.json says")
             values = torch.from_numpy(stored[place.name].read())
             parameter.copy_((values.T if place.transpose else values).chunk(place.parts)[place.part])
+            if place.scale != 1:
+                parameter.div_(place.scale)
     return model.requires_grad_(False).eval()
 
 
@@ -141,7 +145,8 @@ def gather_tensors(model: nn.Module, places: Mapping[str, Place]) -> dict[str, T
     parts: dict[str, dict[int, Tensor]] = {}
     turned = {place.name for place in places.values() if place.transpose}
     for name, parameter in model.named_parameters():
-        parts.setdefault(places[name].name, {})[places[name].part] = parameter.detach()
+        place = places[name]
+        parts.setdefault(place.name, {})[place.part] = parameter.detach() if place.scale == 1 else parameter.detach() * place.scale
     found = {}
     for name, pieces in parts.items():
         tensor = torch.cat([pieces[part] for part in sorted(pieces)]) if len(pieces) > 1 else pieces[0]

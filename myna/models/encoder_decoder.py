@@ -145,8 +145,6 @@ class EncoderDecoder(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.endswith("proj.weight"):  # uniform with variance 1 / fan-in (LeCun et al. 1998)
                 bound = (3 / parameter.shape[1]) ** 0.5
-                if name.endswith("q_proj.weight") and self.config.model_type == "t5":
-                    bound *= self.config.head_dim**-0.5  # T5 does not scale queries: their first weights do
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
             elif name == "shared.weight":  # tied: the head wants small rows, or the first loss is far above ln V
                 untied = 1.0 if not self.config.scale_embedding else self.config.hidden_size**-0.5

@@ -17,7 +17,7 @@ from myna.errors import UserError
 from myna.formats.weights import open_weights
 from myna.models.directory import Place, choice, fill_model, number, separator, shown, whole
 from myna.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from myna.models.encoder_decoder_layers import ACTIVATIONS
+from myna.models.encoder_decoder_layers import ACTIVATIONS, query_scale
 
 _LARGEST_TABLE = 1 << 26  # positions x hidden_size of Marian's table, which no file holds: 256 MiB
 _T5_LENGTH = 512  # ids of a source where config.json has no n_positions: what T5 was trained with (Raffel et al. 2020, section 3.1.2)
@@ -160,7 +160,8 @@ def _t5_places(config: EncoderDecoderConfig) -> dict[str, Place]:
                 table |= {f"{side}.layers.{layer}.{ours}.{mine}.weight": f"{start}.{theirs}.{name}.weight" for mine, name in matrices.items()}
     if not config.tie_word_embeddings:
         table["lm_head.weight"] = "lm_head.weight"
-    return {ours: Place(theirs) for ours, theirs in table.items()}
+    # T5 writes queries that need no scale; here they are scaled, so that an optimizer meets them as it meets the keys
+    return {ours: Place(theirs, scale=query_scale(config) if ours.endswith("q_proj.weight") else 1.0) for ours, theirs in table.items()}
 
 
 def _bart_places(config: EncoderDecoderConfig) -> dict[str, Place]:

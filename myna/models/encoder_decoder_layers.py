@@ -58,7 +58,7 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
         C, inner, bias = config.hidden_size, config.num_attention_heads * config.head_dim, config.model_type != "t5"
-        self.heads, self.scale = config.num_attention_heads, 1.0 if config.model_type == "t5" else config.head_dim**-0.5
+        self.heads, self.scale = config.num_attention_heads, query_scale(config)
         self.q_proj, self.k_proj, self.v_proj = (Linear(C, inner, bias) for _ in range(3))
         self.o_proj = Linear(inner, C, bias)
 
@@ -76,6 +76,16 @@ class Attention(nn.Module):
         weights = (scores if bias is None else scores + bias).softmax(-1)
         out: Tensor = self.o_proj(torch.matmul(weights, values).transpose(1, 2).flatten(2))
         return out
+
+
+def query_scale(config: EncoderDecoderConfig) -> float:
+    """Return what queries are multiplied by: 1 / sqrt(D); for T5, whose files hold queries already scaled, the nearest power of two.
+
+    T5 itself has no scale but queries so much smaller than keys; a step of Muon, which is of one size for every matrix, would then
+    move the scores sqrt(D) times as far (240 steps on Shakespeare: the training loss after 180 was 4.09 without, 3.89 with the scale).
+    """
+    exact: float = config.head_dim**-0.5
+    return 2.0 ** round(math.log2(exact)) if config.model_type == "t5" else exact
 
 
 class MLP(nn.Module):
