@@ -40,6 +40,8 @@ class Sampling(TypedDict, total=False):
     repetition_penalty: float
     stop: str | Sequence[str]
     seed: int | None
+    num_beams: int
+    length_penalty: float
 
 
 class Measuring(TypedDict, total=False):

@@ -33,6 +33,10 @@ class SampleOptions:
     "Draw the same text again; without it every call draws another."
     n: int = 1
     "How many texts to draw from the same prompt."
+    num_beams: int = 1
+    "Search for the likeliest text with this many candidates at a time (beam search) instead of drawing; 1 draws."
+    length_penalty: float = 1.0
+    "With beams: divide a text's log-probability by its length to this power; above 1 favours longer texts."
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -45,6 +49,8 @@ class SampleOptions:
             ("stop", "" not in self.stop, "strings of at least one character"),
             ("seed", self.seed is None or self.seed >= 0, "a whole number, 0 or more"),
             ("n", self.n >= 1, "a whole number, at least 1"),
+            ("num_beams", self.num_beams >= 1, "a whole number, at least 1"),
+            ("length_penalty", -100 < self.length_penalty < 100, "a number from -100 to 100"),
         ):
             if not good:
                 raise UserError(f"{name} is {getattr(self, name)!r}", expected)

@@ -116,12 +116,18 @@ def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOp
     Row i draws from `SeedSequence([seed, i])`, so its text does not depend on how many rows there are.
     Raises UserError, before anything is drawn, when the prompt does not fit the model: it is never cut.
     """
-    ids = list(prompt) or [model.separator_id]
-    if model.max_length is not None and len(ids) > model.max_length:
-        raise UserError(f"the prompt is {len(ids):,} tokens long", f"at most {model.max_length:,}, all this model can see", "shorten it")
+    ids = check_prompt(model, prompt)
     seed = secrets.randbits(64) if options.seed is None else options.seed
     generators = [np.random.default_rng(np.random.SeedSequence([seed, row])) for row in range(options.n)]
     return _continue(model, ids, options, generators, {model.separator_id, *stop_ids}, ended or (lambda row, token: False))
+
+
+def check_prompt(model: LanguageModel, prompt: Sequence[int]) -> list[int]:
+    """Return the ids that a text begins with: the prompt's, or the separator. Raises UserError when they do not fit the model."""
+    ids = list(prompt) or [model.separator_id]
+    if model.max_length is not None and len(ids) > model.max_length:
+        raise UserError(f"the prompt is {len(ids):,} tokens long", f"at most {model.max_length:,}, all this model can see", "shorten it")
+    return ids
 
 
 def _continue(model: LanguageModel, ids: list[int], options: SampleOptions, generators: list[np.random.Generator], stops: set[int],

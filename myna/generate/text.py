@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from myna.generate.beam import check_beams, search_beams
 from myna.generate.options import SampleOptions
-from myna.generate.sample import sample_tokens
+from myna.generate.sample import Drawn, sample_tokens
 from myna.generate.stream import TextStream
 from myna.models.protocol import LanguageModel
 
@@ -47,7 +48,22 @@ class Stream:
         self._bytes = tokenizer.token_bytes
         self._pieces = [""] * options.n
         # special tokens have no text, so a text cannot go on after one
-        self._drawn = sample_tokens(model, tokenizer.encode(prompt), options, tokenizer.special_ids, self._ended)
+        if options.num_beams > 1:
+            check_beams(options)
+            self._drawn = self._search(model, tokenizer, prompt, options)
+        else:
+            self._drawn = sample_tokens(model, tokenizer.encode(prompt), options, tokenizer.special_ids, self._ended)
+
+    def _search(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions) -> Iterator[Drawn]:
+        """Give the tokens of the best texts; nothing is certain before the search has ended."""
+        def ended(ids: list[int]) -> bool:
+            return any(stop in tokenizer.decode(ids) for stop in options.stop)
+
+        beams = search_beams(model, tokenizer.encode(prompt), options, tokenizer.special_ids, ended if options.stop else None)
+        for row, beam in enumerate(beams):
+            for place, (token, log_prob) in enumerate(zip(beam.tokens, beam.log_probs, strict=True), start=1):
+                self._ended(row, token)
+                yield Drawn(row, token, log_prob, beam.finish_reason if place == len(beam.tokens) else "")
 
     def _ended(self, row: int, token: int) -> bool:
         # a model may have more ids than its tokenizer (its table padded to a round size); those have no text

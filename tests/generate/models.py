@@ -71,3 +71,6 @@ class Bytes:
 
     def encode(self, text: str) -> list[int]:
         return [byte + 2 for byte in text.encode()]
+
+    def decode(self, ids) -> str:
+        return b"".join(self.token_bytes[id] for id in ids).decode("utf-8", "replace")
