@@ -34,7 +34,7 @@ class BuildOptions:
     threads: int | None = None
     "Processor threads to train with; none takes all this process may use."
     family: Family = "decoder"
-    "What to make: ngram, unbounded, hmm and vectors count; rnn, lstm, gru and the Transformers are trained by gradient."
+    "What to make. Counted or fitted: ngram, unbounded, hmm, vectors. Trained: rnn, lstm, gru, decoder, encoder, encoder-decoder."
 
     def __post_init__(self) -> None:
         for name, good, expected in (

@@ -84,7 +84,7 @@ def test_wrong_use_is_a_user_error(model, built: Built, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"train\.learing_rate.*did you mean train\.learning_rate"):
         myna.build(built.texts, out=out, options={"train.learing_rate": 1})
-    for wrong in ({"minutes": 0}, {"minutes": float("nan")}, {"steps": 0}, {"seed": -1}, {"threads": 0}, {"family": "rnn"}, {"steps": "x"},
+    for wrong in ({"minutes": 0}, {"minutes": float("nan")}, {"steps": 0}, {"seed": -1}, {"threads": 0}, {"family": "rnm"}, {"steps": "x"},
                   {"options": {"ngram.order": "many"}}, {"options": {"order": 3}}):
         with pytest.raises(UserError):
             myna.build(built.texts, **{"out": out, **wrong})

@@ -25,6 +25,7 @@ from myna.config import Option, make, options_of
 from myna.errors import UserError, nearest
 
 T = TypeVar("T")
+_LONGEST_CHOICES = 40  # characters of a list of choices that leave room for its flag in 80 columns
 
 COMMANDS = {  # in the order a person meets them
     "fetch": "get a text or a model by name, hash-checked",
@@ -125,7 +126,8 @@ def _metavar(option: Option) -> str:
     if isinstance(kind, types.UnionType):
         kind = next(a for a in typing.get_args(kind) if a is not type(None))
     if typing.get_origin(kind) is typing.Literal:
-        return "|".join(map(str, typing.get_args(kind)))
+        choices = "|".join(map(str, typing.get_args(kind)))
+        return choices if len(choices) <= _LONGEST_CHOICES else "NAME"  # the help names them
     if typing.get_origin(kind) is tuple:
         return "A,B,..."
     return {int: "N", float: "X", bool: "true|false", Path: "PATH"}.get(kind, "TEXT")

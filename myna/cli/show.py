@@ -64,7 +64,7 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     shape = ", ".join(f"{name} {value}" for name, value in record.shape if name != "parameters" and value)
     rows = [("shape", shape), ("mixture", _mixture(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size), ("text", _text(record)),
             ("split", _split(record.split)), ("planned", _planned(record)), ("trained", _trained(record)), ("made by", _made(record))]
-    lines = [f"{record.name}: {_kind(record)}", *_rows(rows)]
+    lines = [f"{record.name}: {_kind(record)}", *_rows([("opens in", _opened(record)), *rows])]
     if not report.metrics:
         lines += ["", "No scores are kept here: measure it with `myna evaluate`."]
     return value, lines, report.table() if report.metrics else None
@@ -72,8 +72,11 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
 
 def _kind(record: Record) -> str:
     size = f" of {human(record.parameters)} parameters" if record.family not in ("ngram", "unbounded") else ""
-    opened = "transformers loads it too" if record.in_transformers else "transformers cannot load it"
-    return f"{record.kind}{size} ({record.model_type}; {opened})"
+    return f"{record.kind}{size}"
+
+
+def _opened(record: Record) -> str:
+    return f"Myna{' and transformers' if record.in_transformers else '; transformers cannot load it'} (model_type {record.model_type})"
 
 
 def _mixture(record: Record) -> str:

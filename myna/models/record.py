@@ -111,7 +111,8 @@ class Record:
         if layers is not None and width is not None:
             rows.append(("layers", f"{layers} of width {width}"))
         if heads is not None:
-            rows.append(("attention", f"{heads} heads" + (f", {groups} for keys and values" if groups not in (None, heads) else "")))
+            width = f" of {c['head_dim']}" if "head_dim" in c else ""
+            rows.append(("attention", f"{heads} heads{width}" + (f", {groups} for keys and values" if groups not in (None, heads) else "")))
         if self.context is not None:
             rows.append(("context", f"{self.context:,} tokens"))
         return rows

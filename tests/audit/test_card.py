@@ -46,7 +46,7 @@ def test_the_card_has_scores_use_limits_and_lineage(tmp_path: Path) -> None:
 
 def test_an_n_gram_says_that_transformers_cannot_load_it(tmp_path: Path) -> None:
     card = write_card(write_directory(tmp_path / "m", family="ngram", report=Report(make_report().metrics))).read_text(encoding="utf-8")
-    assert "`transformers` cannot load it" in card and "order 3" in card
+    assert "An n-gram model" in card and "`transformers` and llama.cpp cannot load it" in card
     assert "AutoModel" not in card and "gguf" not in card and "No baseline was measured" in card
 
 

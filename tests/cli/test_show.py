@@ -27,7 +27,8 @@ def read_show(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_build_is_described_in_80_columns(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = read_show(model, capsys)
-    for words in ("my-model: a Transformer of 32.8k parameters (qwen3; transformers loads it too)", "2 layers of 64, 2 heads of 32",
+    for words in ("my-model: a Transformer decoder of 32.8k parameters", "Myna and transformers (model_type qwen3)",
+                  "layers 2 of width 64, attention 2 heads of 32, 1 for keys and values, context 256 tokens",
                   "512 tokens", "72 files, 1.5MB read, 1.4MB kept; dropped: duplicate 70.0kB", "train 1.2MB, valid 68.0kB, test 70.0kB",
                   "400 steps in 3 min 0 s, 910.0MB of memory, 1.860 bits per byte", "400 steps in 2 min 56 s, 871.0MB",
                   "Myna 0.1.0, seed 7, 2 threads", "6-gram", "1.837", "significantly better"):
@@ -37,7 +38,7 @@ def test_a_build_is_described_in_80_columns(model: Path, capsys: pytest.CaptureF
 def test_json_has_the_stated_keys(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(model), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert list(value) == ["kind", "model_type", "family", "parameters", "vocab_size", "context", "files", "report", "lineage", "plan",
+    assert list(value) == ["kind", "model_type", "family", "parameters", "vocab_size", "context", "files", "mixture", "report", "lineage", "plan",
                            "actual"]
     assert value["model_type"] == "qwen3" and value["family"] == "decoder" and value["vocab_size"] == 512 and value["context"] == 256
     assert value["parameters"] == 512 * 64 + 64  # the tied head is stored twice and counts once
@@ -48,7 +49,8 @@ def test_json_has_the_stated_keys(model: Path, capsys: pytest.CaptureFixture[str
 
 def test_an_n_gram_counts_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_directory(tmp_path / "m", family="ngram")
-    assert "an n-gram model (transformers cannot load it) shape order 3, 30.5k n-grams" in read_show(folder, capsys)
+    said = read_show(folder, capsys)
+    assert "m: an n-gram model opens in Myna; transformers cannot load it" in said and "order 3" in said and "21.0k of length 3" in said
     main(["show", str(folder), "--json"])
     value = json.loads(capsys.readouterr().out)
     assert value["parameters"] == 512 + 9000 + 21000 + 512 + 9000 and value["context"] == 2 and value["plan"] == {}
@@ -102,8 +104,8 @@ def test_damage_and_strangers_are_one_line(model: Path, tmp_path: Path, capsys: 
         refused(model, "damaged")
     (model / "myna.json").unlink()
     config = (model / "config.json").read_text(encoding="utf-8")
-    (model / "config.json").write_text(config.replace("qwen3", "gpt2"), encoding="utf-8")
-    refused(model, "model_type 'gpt2'")
+    (model / "config.json").write_text(config.replace("qwen3", "gpt9"), encoding="utf-8")
+    refused(model, "model_type 'gpt9'")
     (model / "config.json").write_text(config, encoding="utf-8")
     (model / "model.safetensors").write_bytes((1 << 60).to_bytes(8, "little") + b"{}")  # a header far longer than the file
     refused(model, "cannot be read")
