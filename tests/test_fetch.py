@@ -333,6 +333,14 @@ def test_command(plays, tmp_path, capsys):
     assert main(["fetch"]) == 2
 
 
+def test_tagged_transcripts_become_two_columns():
+    chat = ("@Begin\n*XXA:\t去 旅行\n\t啊 ?\n%mor:\tv|heoi3 vn|leoi5hang4\n\ty|aa3 ?\n*XXB:\tOK .\n%mor:\txa|ok0 .\n"
+            "*XXA:\t兩 字\n%mor:\tm|loeng5\n@End\n")
+    (name, text), = texts.read_tagged(iter([("data/FC-001.cha", chat.encode())]))
+    assert name == "FC-001.tsv"
+    assert text == "去\tv\n旅行\tvn\n啊\ty\n?\t?\n\nOK\txa\n.\t.\n"  # the last utterance has another number of tags than words
+
+
 def test_list(capsys):
     assert main(["fetch", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -347,7 +355,7 @@ def test_list(capsys):
 def test_catalogue_is_whole():
     assert {"shakespeare", "kjv", "sanguo", "cantonese", "poetry-zh", "python-docs"} <= set(CATALOG)
     for source in CATALOG.values():
-        assert source.kind in ("text", "model") and source.licence and source.caveat and source.how
+        assert source.kind in ("text", "tagged", "model") and source.licence and source.caveat and source.how
         if source.file:
             assert len(source.sha256) == 64 and source.size > 1_000_000 and source.version in source.file and source.members
     assert fetching.data_directory().name == "myna"
@@ -362,6 +370,7 @@ def test_importing_it_is_light():
 @pytest.mark.parametrize(("name", "file", "words", "size"), [
     ("shakespeare", "hamlet.txt", "HAMLET\nTo be, or not to be: that is the question:", 4_955_680),
     ("sanguo", "001.txt", "话说天下大势，分久必合，合久必分。", 1_784_880),
+    ("cantonese-tags", "FC-001_v2.tsv", "去\tv\n旅行\tvn\n啊\ty\n", 1_017_833),
     ("cantonese", "003.txt", "佢份人直腸直肚，冇橫丫腸嘅。", 3_364_100),
     ("kjv", "01-the-first-book-of-moses-called-genesis.txt", "In the beginning God created the heaven and the earth.", 4_159_022),
 ])

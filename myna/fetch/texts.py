@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import re
 import sysconfig
@@ -69,6 +70,23 @@ def read_sentences(members: Members) -> Texts:
         whole.sort(key=lambda text: hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest())
         for number, first in enumerate(range(0, len(whole), _SENTENCES_PER_FILE)):
             yield f"{number:03d}.txt", _join(whole[first:first + _SENTENCES_PER_FILE])
+
+
+def read_tagged(members: Members) -> Texts:
+    """Write word, tab, tag of transcripts in CHAT format, a blank line after each utterance; a file per conversation.
+
+    In CHAT a line `*SPEAKER:` holds the words and the line `%mor:` after it as many items `tag|pronunciation`; a line that begins with
+    a tab continues the one before.
+    """
+    for path, data in members:
+        lines = data.decode("utf-8").replace("\n\t", " ").splitlines()
+        rows: list[str] = []
+        for spoken, analysed in itertools.pairwise(lines):
+            if spoken.startswith("*") and analysed.startswith("%mor:"):
+                words, items = spoken.partition(":")[2].split(), analysed.partition(":")[2].split()
+                if len(words) == len(items):
+                    rows += [*(f"{word}\t{item.partition('|')[0]}" for word, item in zip(words, items, strict=True)), ""]
+        yield PurePosixPath(path).stem + ".tsv", _join(rows)
 
 
 def read_poems(members: Members) -> Texts:

@@ -41,6 +41,7 @@ _PASSES = 3  # that must fit into the time, when their number is to be chosen: m
 _TIMED = 3  # batches, of which the fastest counts: the first touches memory, and others use the machine too
 _WITHOUT_TIME = 256  # states at most, when their number is to be chosen and no time is given
 _TRIAL = 0.1  # of a pass: how long each restart runs before the best goes on
+_FOR_SMOOTHING = 0.1  # of the time: kept for choosing the finished model's pseudo-counts
 _LEAST_PSEUDO, _MOST_PSEUDO = 1e-2, 1e3  # tried for the finished model
 _VALID_TOKENS = 1 << 16  # enough to see when training stops helping
 _CLOSE, _PATIENCE = 1e-4, 2  # so many passes that each save less than this share of the bits end training
@@ -263,14 +264,15 @@ def fit_hmm(train_ids: Array, valid_ids: Array, vocab_size: int, separator_id: i
     counts = np.bincount(np.asarray(train_ids), minlength=vocab_size) + 0.5  # an id that was never seen may still come
     unigram = counts / counts.sum()
     states = options.states or _choose_states(text, unigram, separator_id, options, seconds)
-    end = began + 0.92 * seconds if seconds else float("inf")  # the rest is for the smoothing
+    deadline = began + (seconds or float("inf"))
+    end = deadline - _FOR_SMOOTHING * (seconds or 0)
 
     def start(number: int) -> _Run:
         return _Run(draw_start(states, unigram, (seed, number)), text, unigram, separator_id, options.update_tokens, (seed, number, 1))
 
     run, trials = _best_start(start, options.restarts, valid, separator_id, end)
     passes = _train(run, text, valid, separator_id, options.iterations, end)
-    parameters, pseudo, bits = _choose_smoothing(run, valid, separator_id)
+    parameters, pseudo, bits = _choose_smoothing(run, valid, separator_id, deadline)
     facts = {"tokens": text.tokens, "restarts": trials, "validation_bits_per_token": passes, "pseudo_counts": pseudo,
              "bits_per_token": bits, "seconds": round(time.monotonic() - began, 1), "seed": seed}
     say(f"HMM: {states} states, {len(passes)} passes, {bits:.3f} bits a token on the validation split "
@@ -329,6 +331,8 @@ def _best_start(start: Callable[[int], _Run], restarts: int, valid: Text, separa
         tried.append(score(run.parameters, valid, separator_id))
         if tried[-1] < fewest:
             best, fewest = run, tried[-1]
+        if time.monotonic() > end:
+            break
     return best, tried
 
 
@@ -352,8 +356,8 @@ def _train(run: _Run, text: Text, valid: Text, separator_id: int, iterations: in
     return passes
 
 
-def _choose_smoothing(run: _Run, valid: Text, separator_id: int) -> tuple[Parameters, list[float], float]:
-    """Climb, one kind of pseudo-count after the other, to those with the fewest validation bits."""
+def _choose_smoothing(run: _Run, valid: Text, separator_id: int, deadline: float) -> tuple[Parameters, list[float], float]:
+    """Climb, one kind of pseudo-count after the other, to those with the fewest validation bits, as long as there is time."""
     if run.sums is None:  # the time ended before the first update of the whole text
         return run.parameters, [], score(run.parameters, valid, separator_id)
     tried: dict[tuple[float, float], float] = {}
@@ -368,7 +372,9 @@ def _choose_smoothing(run: _Run, valid: Text, separator_id: int) -> tuple[Parame
         for direction in (1, -1):
             while True:
                 further = (best[0] * factors[0] ** direction, best[1] * factors[1] ** direction)
-                if not _LEAST_PSEUDO < min(further) <= max(further) < _MOST_PSEUDO or bits(further) >= bits(best):
+                if not _LEAST_PSEUDO < min(further) <= max(further) < _MOST_PSEUDO or time.monotonic() > deadline:
+                    break
+                if bits(further) >= bits(best):
                     break
                 best = further
     return run.smoothed(*best), list(best), bits(best)

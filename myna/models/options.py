@@ -55,3 +55,41 @@ class UnboundedOptions:
 
     max_tokens: int = 100_000_000
     "Index at most this many training tokens, from documents drawn at random."
+
+
+@dataclass(frozen=True)
+class TaggerOptions:
+    """How a part-of-speech tagger is estimated."""
+
+    longest_ending: int = 5
+    "Characters of a word's ending, at most, by which an unknown word is tagged."
+    rare: int = 10
+    "Endings are learned from words seen at most so often."
+
+
+@dataclass(frozen=True)
+class VectorsOptions:
+    """How word vectors are trained."""
+
+    method: Literal["skipgram", "cbow"] = "skipgram"
+    "skipgram: a word predicts each of its neighbours; cbow: the neighbours together predict the word, which is faster."
+    hidden_size: int = 100
+    "Numbers in a vector."
+    window: int = 5
+    "Neighbours on each side, at most."
+    negatives: int = 5
+    "Wrong words drawn for each right one."
+    epochs: int | None = None
+    "Passes over the training text; none takes 10 million words' worth, at least 5 and at most 50."
+    learning_rate: float | None = None
+    "Step at the beginning, falling in a straight line; none takes 0.025, or 0.05 for cbow."
+    min_count: int = 5
+    "Leave out words seen less often."
+    sample: float = 0.001
+    "Pass over occurrences of words that are more frequent than this share of the text, the more the more frequent; 0 keeps all."
+    subwords: bool = False
+    "Add to each word the vectors of its parts of 3 to 6 characters, so that unknown words have vectors too."
+    buckets: int = 50_000
+    "Vectors that the parts of words share."
+    forms: Literal["words", "tokens"] | None = None
+    "words: capitals and the space before a word make no other word, signs are left out; tokens: each token; none goes by the tokenizer."
