@@ -52,13 +52,18 @@ def write_page(folder: Path) -> Path:
     return path
 
 
-def render(record: Record, log: Sequence[dict[str, Any]]) -> str:
-    """Return the page of a model directory as HTML; log: the rows of log.jsonl."""
+def make_environment() -> jinja2.Environment:
+    """Return what the pages are rendered with: everything shown is escaped, an unknown name is an error."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"size": _size, "duration": _duration, "human": human, "language": language, "digest": _digest, "cut": _cut}
+    return environment
+
+
+def render(record: Record, log: Sequence[dict[str, Any]]) -> str:
+    """Return the page of a model directory as HTML; log: the rows of log.jsonl."""
     curves = _curves(record, log)
-    page = environment.get_template("page.html").render(
+    page = make_environment().get_template("page.html").render(
         record=record, myna=record.myna, plan=record.plan, actual=record.actual, lineage=record.lineage, tokens=record.tokens,
         report=record.report, verdict=_verdict(record), scores=_scores(record.report), span=_span(record.report),
         score_table=_table(record.report), curves=curves, wide=_draw(curves, *_WIDE), narrow=_draw(curves, *_NARROW),
@@ -74,6 +79,11 @@ def _verdict(record: Record) -> dict[str, str]:
     report = record.report
     unseen = record.tokens.get("parts", {}).get("test", {}).get("bytes")
     text = f"{_size(unseen)} of text it never saw" if unseen else "text it never saw"
+    if "bits_per_byte" not in report.metrics and report.improvements:
+        gained = next(iter(report.improvements.values()))
+        tone = "better" if gained.low > 0 else "worse" if gained.high < 0 else "even"
+        words = {"better": "Better than", "worse": "Worse than", "even": "Not distinguishable from"}[tone]
+        return {"tone": tone, "head": f"{words} its baseline: {report.baseline}", "under": f"{report.verdict()} Measured on {text}."}
     if "bits_per_byte" not in report.metrics:
         return {"tone": "alone", "head": "Not measured yet", "under": "No scores are kept in this directory."}
     value = report.metrics["bits_per_byte"].value
