@@ -25,7 +25,7 @@ from myna.models.cache import Cache
 from myna.models.encoder_decoder_layers import BART_OFFSET, Linear, Stack, sinusoid_table
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import Ids, LogProbs
-from myna.models.source import check_source, cut_alike, pad_rows, pad_step, score_in_chunks
+from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_chunks
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class EncoderDecoder(nn.Module):
         return (x * self.config.hidden_size**0.5 if self.config.scale_embedding else x).to(self.compute_dtype)
 
     def _leave(self, stack: Stack, x: Tensor) -> Tensor:
-        x = x if stack.norm is None else F.dropout(stack.norm(x), self.config.dropout, self.training)
+        x = x if stack.norm is None else drop(stack.norm(x), self.config.dropout, self)
         return x * self.config.hidden_size**-0.5 if stack.crossed and self.config.scale_decoder_outputs else x
 
     def head(self) -> Tensor:

@@ -101,7 +101,8 @@ def _read_bart(path: Path, config: dict[str, Any], vocab_size: int) -> dict[str,
         raise UserError(f"decoder_vocab_size in {path} is {shown(config['decoder_vocab_size'])}", f"{vocab_size}, one joint vocabulary")
     width, positions = whole(path, config, "d_model"), whole(path, config, "max_position_embeddings")
     if width * positions > _LARGEST_TABLE:
-        raise UserError(f"max_position_embeddings in {path} is {positions:,}", f"at most {_LARGEST_TABLE // width:,} for a d_model of {width}")
+        raise UserError(f"max_position_embeddings in {path} is {positions:,}",
+                        f"at most {_LARGEST_TABLE // width:,} for a d_model of {width}")
     return {"hidden_size": width, "num_hidden_layers": config["encoder_layers"], "num_decoder_layers": config["decoder_layers"],
             "num_attention_heads": heads, "head_dim": max(1, width // heads), "intermediate_size": inner, "gated": False,
             "max_position_embeddings": positions, "hidden_act": choice(path, config, "activation_function", "gelu", *ACTIVATIONS),
@@ -151,13 +152,15 @@ def _t5_places(config: EncoderDecoderConfig) -> dict[str, Place]:
         table[f"{side}.norm.weight"] = f"{side}.final_layer_norm.weight"
         table[f"{side}.relative_bias.weight"] = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         mlp = {"gate_proj": "wi_0", "up_proj": "wi_1" if config.gated else "wi", "down_proj": "wo"}
-        sublayers = [("self_attn", "SelfAttention", _T5_MATRICES), *([("cross_attn", "EncDecAttention", _T5_MATRICES)] * (side == "decoder")),
+        crossed = [("cross_attn", "EncDecAttention", _T5_MATRICES)] if side == "decoder" else []
+        sublayers = [("self_attn", "SelfAttention", _T5_MATRICES), *crossed,
                      ("mlp", "DenseReluDense", mlp if config.gated else {name: mlp[name] for name in ("up_proj", "down_proj")})]
         for layer in range(layers):
             for place, (ours, theirs, matrices) in enumerate(sublayers):
                 start = f"{side}.block.{layer}.layer.{place}"
                 table[f"{side}.layers.{layer}.{ours}_norm.weight"] = f"{start}.layer_norm.weight"
-                table |= {f"{side}.layers.{layer}.{ours}.{mine}.weight": f"{start}.{theirs}.{name}.weight" for mine, name in matrices.items()}
+                table |= {f"{side}.layers.{layer}.{ours}.{mine}.weight": f"{start}.{theirs}.{name}.weight"
+                          for mine, name in matrices.items()}
     if not config.tie_word_embeddings:
         table["lm_head.weight"] = "lm_head.weight"
     # T5 writes queries that need no scale; here they are scaled, so that an optimizer meets them as it meets the keys

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myna.models.kernels import normalize
+from myna.models.source import drop
 
 if TYPE_CHECKING:
     from myna.models.encoder_decoder import EncoderDecoderConfig
@@ -130,7 +131,7 @@ class Layer(nn.Module):
 
     def _add(self, x: Tensor, sublayer: Callable[[Tensor], Tensor], norm: nn.Module | None) -> Tensor:
         assert norm is not None
-        new = F.dropout(sublayer(x if self.after else norm(x)), self.dropout, self.training)
+        new = drop(sublayer(x if self.after else norm(x)), self.dropout, self)
         out: Tensor = norm(x + new) if self.after else x + new
         return out
 
@@ -158,7 +159,7 @@ class Stack(nn.Module):
             x = self.embedding_norm(x + F.embedding(at + BART_OFFSET, self.positions.weight).to(x.dtype))
         elif self.relative_bias is None:
             x = x + sinusoids[at].to(x.dtype)
-        return F.dropout(x, self.config.dropout, self.training)
+        return drop(x, self.config.dropout, self)
 
     def distance_bias(self, distances: Tensor) -> Tensor:
         """Return what T5 adds to the score of a key so far ahead of its query: (...) to (..., H)."""

@@ -50,9 +50,9 @@ def load_model(folder: Path) -> Any:
 
             return load_recurrent(folder, config)
         case "attention_rnn":
-            from myna.models.attention_rnn import AttentionRnn
+            from myna.models.attention_rnn import open_attention_rnn
 
-            return AttentionRnn.open(folder)
+            return open_attention_rnn(folder, config)
         case "ngram":
             from myna.models.ngram import Ngram
 
@@ -145,6 +145,10 @@ def save_model(model: nn.Module, folder: Path, pad_token_id: int | None) -> None
             from myna.models.recurrent_files import recurrent_places, write_recurrent_config
 
             written, places = write_recurrent_config(config), recurrent_places(config)
+        case "attention_rnn":
+            from myna.models.attention_rnn import attention_rnn_places, write_attention_rnn_config
+
+            written, places = write_attention_rnn_config(config), attention_rnn_places(config)
         case other:
             raise ValueError(f"no way to save a {other}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -90,3 +90,8 @@ def score_in_chunks(ids: Sequence[int], source: Sequence[int] | None, separator_
         for at, found in zip(group, score(before, [list(ids[at : at + longest]) for at in group]), strict=True):
             scores[at : at + len(found)] = found.float().numpy()
     return scores
+
+
+def drop(x: Tensor, rate: float, module: torch.nn.Module) -> Tensor:
+    """Apply dropout where a module is being trained: not when it is measured in between, without gradients."""
+    return torch.nn.functional.dropout(x, rate) if rate and module.training and torch.is_grad_enabled() else x

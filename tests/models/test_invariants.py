@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from myna.models.attention_rnn import AttentionRnn, AttentionRnnConfig
 from myna.models.decoder import Decoder, DecoderConfig
+from myna.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from myna.models.hmm import Hmm
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
@@ -77,6 +79,25 @@ def recurrent(model_type: str, **changes: Any) -> Case:
     return Case(model, lambda folder: save_model(model, folder, None), load_model, 1e-4)
 
 
+def encoder_decoder(model_type: str, **changes: Any) -> Case:
+    shape = {"vocab_size": 21, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32,
+             **changes}
+    config = EncoderDecoderConfig(**shape, model_type=model_type)
+    return random_weights(EncoderDecoder(config), 0.2)
+
+
+def attention_rnn(**changes: Any) -> Case:
+    shape = {"vocab_size": 21, "hidden_size": 24, "max_position_embeddings": 32, **changes}
+    return random_weights(AttentionRnn(AttentionRnnConfig(**shape)), 0.3)
+
+
+def random_weights(model: Any, std: float) -> Case:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.requires_grad_(False).parameters():
+        parameter.normal_(0, std, generator=generator)
+    return Case(model, lambda folder: save_model(model, folder, None), load_model, 1e-4)
+
+
 FACTORIES: dict[str, Callable[[], Case]] = {
     "ngram": ngram,
     "ngram-order-1": lambda: ngram(order=1),
@@ -91,6 +112,12 @@ FACTORIES: dict[str, Callable[[], Case]] = {
     "lstm": lambda: recurrent("lstm"),
     "lstm-untied-narrow-embedding": lambda: recurrent("lstm", tie_word_embeddings=False, embedding_size=8, num_hidden_layers=1),
     "gru": lambda: recurrent("gru", dropout=0.5),
+    "t5": lambda: encoder_decoder("t5", dropout=0.5),
+    "t5-tied-with-a-start-of-its-own": lambda: encoder_decoder("t5", tie_word_embeddings=True, decoder_start_token_id=20, head_dim=12),
+    "marian": lambda: encoder_decoder("marian", scale_embedding=True, num_decoder_layers=1),
+    "bart": lambda: encoder_decoder("bart"),
+    "attention-rnn": attention_rnn,
+    "attention-rnn-deep-untied": lambda: attention_rnn(num_hidden_layers=2, tie_word_embeddings=False, embedding_size=8, dropout=0.5),
 }
 
 
