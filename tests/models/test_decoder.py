@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from myna.models import decoder as decoder_module
-from myna.models.decoder import Decoder, DecoderConfig
+from myna.models.decoder import STYLES, Decoder, DecoderConfig, new_decoder
 from myna.models.decoder_files import decoder_places
+from myna.models.layers import drop
 from tests.models.decoders import CASES, SHAPE, as_ours, ours, reference, windows
 
 
@@ -223,6 +225,78 @@ def test_bfloat16_products_give_nearly_the_loss_and_gradient_of_float32(model: D
     assert 0 < np.abs(rounded - model.log_probs(document)).mean() < 0.2
 
 
+@pytest.mark.parametrize("case", ["qwen3", "gpt2"])
+def test_labels_of_minus_100_are_not_predicted(case: str) -> None:
+    model = ours(reference(**CASES[case]), **CASES[case])
+    batch = windows(rows(model, [17] * 4))
+    batch["labels"] = batch["labels"].clone()
+    batch["labels"][0], batch["labels"][2, :5] = -100, -100
+    with torch.no_grad():
+        expected = F.cross_entropy(model.logits(model.hidden(batch["input_ids"])).flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+        total, _ = model.loss(batch)[0]["next_token"]
+    assert model.counts(batch) == {"next_token": 4 * 16 - 16 - 5}
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("model_type", STYLES)
+def test_a_new_model_of_every_style_learns(model_type: str) -> None:
+    shape = {"vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 2, "head_dim": 32, "max_position_embeddings": 32}
+    model = new_decoder(DecoderConfig(**shape, model_type=model_type), seed=0)
+    batch = windows(rows(model, [33] * 4))
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(30):
+        total, count = model.loss(batch)[0]["next_token"][0], model.counts(batch)["next_token"]
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach()) / count)
+    assert losses[0] == pytest.approx(math.log(40), abs=0.3)
+    assert losses[-1] < 0.5  # the ids are random, so the batch was learnt by heart: only a working attention can
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.endswith("k_proj.bias"):
+            assert not torch.equal(parameter, Decoder(model.config).get_parameter(name)), name
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_dropout_is_for_training_alone(case: str) -> None:
+    plain = ours(reference(**CASES[case]), **CASES[case])
+    model = ours(reference(**CASES[case]), **CASES[case], dropout=0.3)
+    ids = rows(model, [40] * 8)
+    batch, document = windows(ids), ids[0]
+    exact = float(plain.loss(batch)[0]["next_token"][0].detach())
+    torch.manual_seed(0)
+    first, second = (float(model.train().loss(batch)[0]["next_token"][0].detach()) for _ in range(2))
+    assert len({first, second, exact}) == 3
+    torch.manual_seed(0)
+    assert float(model.loss(batch)[0]["next_token"][0].detach()) == first
+    assert (model.log_probs(document) == plain.log_probs(document)).all()  # scoring leaves nothing out, in training mode too
+    assert (model.step([document], model.start()) == plain.step([document], plain.start())).all()
+    assert float(model.eval().loss(batch)[0]["next_token"][0].detach()) == exact
+
+
+def test_dropout_leaves_out_a_share_and_keeps_the_mean() -> None:
+    x = torch.ones(100_000)
+    torch.manual_seed(0)
+    dropped = drop(x, 0.25)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    assert drop(x, 0.0) is x
+
+
+def test_rotations_are_made_as_they_are_needed_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {**CASES["llama3-positions"], "max_position_embeddings": 100}
+    whole = ours(reference(**changes), **changes)
+    monkeypatch.setattr(decoder_module, "_FIRST_TABLE", 4)
+    model = ours(reference(**changes), **changes)
+    document = rows(model, [60])[0]
+    assert (model.log_probs(document[:3]) == whole.log_probs(document[:3])).all()
+    np.testing.assert_allclose(model.step([document], model.start()), whole.step([document], whole.start()), rtol=0, atol=1e-6)
+    batch = windows([document])
+    model.loss(batch)[0]["next_token"][0].backward()  # with a table that was made while scoring
+    assert model.embed_tokens.weight.grad is not None
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_new_model_is_its_seed_and_guesses_evenly(tied: bool) -> None:
     config = DecoderConfig(vocab_size=300, hidden_size=128, num_hidden_layers=2, num_key_value_heads=1, tie_word_embeddings=tied)
@@ -244,6 +318,21 @@ def test_parameters_are_counted_as_they_are_and_sizes_left_out_are_derived() -> 
     for changes in CASES.values():
         config = DecoderConfig(**{**SHAPE, **changes})
         assert config.count_parameters() == sum(parameter.numel() for parameter in Decoder(config).parameters())
-    derived = DecoderConfig(vocab_size=512, hidden_size=192, num_hidden_layers=1)
-    assert (derived.num_attention_heads, derived.num_key_value_heads, derived.intermediate_size) == (3, 3, 512)
-    assert derived.count_parameters() == sum(parameter.numel() for parameter in Decoder(derived).parameters())
+    for model_type in STYLES:
+        derived = DecoderConfig(vocab_size=512, hidden_size=192, num_hidden_layers=1, model_type=model_type)
+        assert (derived.num_attention_heads, derived.num_key_value_heads) == (3, 3)
+        assert derived.intermediate_size == (768 if model_type == "gpt2" else 512)
+        model = Decoder(derived)
+        assert derived.count_parameters() == sum(parameter.numel() for parameter in model.parameters())
+        tables = {"embed_tokens.weight", "embed_positions.weight"} if model_type == "gpt2" else {"embed_tokens.weight"}
+        assert model.table_names() == tables
+        matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name not in tables)
+        assert derived.products_per_token() == matrices + 512 * 192 + 2 * 3 * 64 * 256  # the head, and attention over 256 keys
+        assert DecoderConfig(**dataclasses.asdict(derived)) == derived
+
+
+@pytest.mark.parametrize("changes", [{"num_attention_heads": 3, "num_key_value_heads": 2}, {"head_dim": 31}, {"head_dim": 128},
+                                     {**CASES["gpt2"], "num_key_value_heads": 2}, {**CASES["gpt2"], "head_dim": 32}], ids=str)
+def test_shapes_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="num_attention_heads"):
+        DecoderConfig(**{"vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 1, **changes})

@@ -121,6 +121,25 @@ def test_linear_cross_entropy(dtype: torch.dtype, tolerance: float, at_once: int
                       lambda h, w: F.cross_entropy(h @ w.T, targets, reduction="sum"), inputs, dtype), tolerance)
 
 
+@BOTH
+@pytest.mark.parametrize("at_once", [1 << 21, 1], ids=["one piece", "pieces of 64 rows"])
+def test_linear_cross_entropy_with_a_bias_and_rows_left_out(dtype: torch.dtype, tolerance: float, at_once: int,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_LOGITS_AT_ONCE", at_once)
+    targets = torch.randint(17, (150,), generator=torch.Generator().manual_seed(1))
+    targets[::3] = -100
+    inputs = [random(150, 8), random(17, 8, seed=1), random(17, seed=2)]
+    assert_close(both(lambda h, w, b: linear_cross_entropy(h, w, targets, b),
+                      lambda h, w, b: F.cross_entropy(h @ w.T + b, targets, reduction="sum"), inputs, dtype), tolerance)
+
+
+def test_linear_cross_entropy_of_nothing_is_zero_with_zero_gradients() -> None:
+    hidden, weight = random(5, 8).requires_grad_(), random(17, 8, seed=1).requires_grad_()
+    total = linear_cross_entropy(hidden, weight, torch.full((5,), -100))
+    total.backward()
+    assert float(total.detach()) == 0 and (hidden.grad == 0).all() and (weight.grad == 0).all()
+
+
 def test_linear_cross_entropy_of_bfloat16_states_gives_float32_weights_their_gradient() -> None:
     hidden, weight, targets = random(70, 8).bfloat16().requires_grad_(), random(17, 8, seed=1).requires_grad_(), torch.arange(70) % 17
     total = linear_cross_entropy(hidden, weight, targets)
