@@ -340,7 +340,8 @@ def _train(run: _Run, text: Text, valid: Text, separator_id: int, iterations: in
     """Pass over the text until it no longer helps, and go back to the best; returns the validation bits a token after each pass."""
     passes: list[float] = []
     best = run.sums, run.parameters
-    with track("HMM", text.tokens * iterations, " tokens") as advance:
+    total = text.tokens * iterations if end == float("inf") else None  # with a time, nobody knows how many passes there will be
+    with track("HMM", total, " tokens") as advance:
         while len(passes) < iterations and (not passes or time.monotonic() < end):
             for _ in range(run.batches):
                 advance(run.advance())
