@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -86,15 +87,14 @@ class Comparison:
 
     def table(self) -> Table:
         """Lay the rows out for 80 columns."""
-        table = Table(width=80)
-        for heading in ("model", "bits per byte", "perplexity", "weights", "trained", "tokens/s\nread|spoken", "memory"):
-            table.add_column(Text(heading), justify="left" if heading == "model" else "right")
+        table = Table(width=80, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in ("model", "bits per\nbyte", "per-\nplexity", "weights", "trained", "read\n/s", "spoken\n/s", "memory"):
+            table.add_column(Text(heading), justify="left" if heading == "model" else "right", no_wrap=True)
         for row, scores in zip(self.rows, self.scores, strict=True):
             bits, read = scores["bits_per_byte"], row.training_tokens_per_second
             cells = (row.family, f"{bits.value:.3f}\n[{bits.low:.3f}, {bits.high:.3f}]", f"{scores['perplexity'].value:.1f}",
-                     human(row.parameters), duration(row.training_seconds),
-                     f"{human(round(read)) if read else '-'}\n{human(round(row.generation_tokens_per_second))}",
-                     f"{human(row.peak_bytes)}B" if row.peak_bytes else "-")
+                     human(row.parameters), f"{row.training_seconds:,.0f} s", human(round(read)) if read else "-",
+                     human(round(row.generation_tokens_per_second)), f"{human(row.peak_bytes)}B" if row.peak_bytes else "-")
             table.add_row(*map(Text, cells))
         return table
 
