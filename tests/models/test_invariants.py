@@ -18,9 +18,10 @@ from myna.models.attention_rnn import AttentionRnn, AttentionRnnConfig
 from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from myna.models.hmm import Hmm
+from myna.models.mixture import Fitted, Mixture, write_mixture
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
-from myna.models.pretrained import load_model, save_model
+from myna.models.pretrained import load_language_model, load_model, save_model
 from myna.models.protocol import LanguageModel
 from myna.models.recurrent import Recurrent, RecurrentConfig
 from myna.models.unbounded import fit_unbounded
@@ -35,11 +36,11 @@ class Case(NamedTuple):
     tolerance: float
 
 
-def ngram(smoothing: str = "kneser_ney", order: int = 4) -> Case:
+def ngram(smoothing: str = "kneser_ney", order: int = 4, prune: tuple[int, ...] = ()) -> Case:
     rng = np.random.default_rng(1)
     ids = rng.choice(20, size=3000, p=np.arange(1, 21) / 210)
     ids[::37] = 0
-    options = NgramOptions(order=order, smoothing=smoothing)  # type: ignore[arg-type]
+    options = NgramOptions(order=order, smoothing=smoothing, prune=prune)  # type: ignore[arg-type]
     model = fit_ngram(np.append(ids, 0), np.append(ids[:300], 0), 21, 0, options)
     return Case(model, model.save, Ngram.open, 0)
 
@@ -98,10 +99,24 @@ def random_weights(model: Any, std: float) -> Case:
     return Case(model, lambda folder: save_model(model, folder, None), load_model, 1e-4)
 
 
+def mixture() -> Case:
+    counted, trained = ngram(), decoder()
+    members = [trained.model, counted.model]
+
+    def save(folder: Path) -> None:
+        trained.save(folder)
+        counted.save(folder / "ngram")
+        write_mixture(folder, ["decoder", "ngram"], [".", "ngram"], Fitted([0.4, 0.6], [1.0, 1.0], 1.0, 1))
+
+    return Case(Mixture(members, ["decoder", "ngram"], [0.4, 0.6]), save, load_language_model, 1e-4)
+
+
 FACTORIES: dict[str, Callable[[], Case]] = {
     "ngram": ngram,
     "ngram-order-1": lambda: ngram(order=1),
     "ngram-witten-bell": lambda: ngram("witten_bell", 3),
+    "ngram-stupid-backoff": lambda: ngram("stupid_backoff", 3),
+    "ngram-pruned": lambda: ngram(prune=(0, 0, 1)),
     "hmm": hmm,
     "unbounded": unbounded,
     "decoder": decoder,
@@ -116,6 +131,7 @@ FACTORIES: dict[str, Callable[[], Case]] = {
     "t5-tied-with-a-start-of-its-own": lambda: encoder_decoder("t5", tie_word_embeddings=True, decoder_start_token_id=20, head_dim=12),
     "marian": lambda: encoder_decoder("marian", scale_embedding=True, num_decoder_layers=1),
     "bart": lambda: encoder_decoder("bart"),
+    "mixture": mixture,
     "attention-rnn": attention_rnn,
     "attention-rnn-deep-untied": lambda: attention_rnn(num_hidden_layers=2, tie_word_embeddings=False, embedding_size=8, dropout=0.5),
 }
