@@ -195,7 +195,8 @@ def _choose(request: Request, text: Text, options: PlanOptions, rate: float) -> 
         raise UserError(f"the training text has {text.tokens:,} tokens", f"more than one context of {context}",
                         "give more text, or a smaller --plan.context")
     if hasattr(config, "max_position_embeddings"):
-        config = dataclasses.replace(config, max_position_embeddings=context)  # type: ignore[type-var]
+        table = context + getattr(config, "position_offset", 0)  # RoBERTa keeps the first rows for padding
+        config = dataclasses.replace(config, max_position_embeddings=table)  # type: ignore[type-var]
     return config, context, options.batch_tokens or at_most(settings.batches, tokens)
 
 
