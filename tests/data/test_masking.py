@@ -109,6 +109,21 @@ def test_words_are_chosen_as_the_readable_version_does() -> None:
         assert choose(words[None], draws[None], share)[0].tolist() == page.choose(words.tolist(), draws.tolist(), share)
 
 
+def test_rows_are_those_of_the_readable_version() -> None:
+    page = load_block("docs/families/encoder.md", 1)
+    read = reader(context=40, options=MaskingOptions(mask_probability=0.4))
+    rows = read.read(2, 6)
+    text = np.where(rows["labels"] >= 0, rows["labels"], rows["input_ids"])
+    chosen_by, acted_by, drawn_by = uniform(3, 2, 6 * (3 * 40 + 2))[:3 * 240].reshape(3, 6, 40)
+    for b in range(6):
+        words = [-1 if id in (CLS, SEP) else place for place, id in enumerate(text[b])]
+        chosen = page.choose(words, chosen_by[b].tolist(), 0.4)
+        assert (rows["labels"][b] >= 0).tolist() == chosen
+        expected = [page.hide(id, u, int(v * 197), MASK) if hidden else id
+                    for id, hidden, u, v in zip(text[b].tolist(), chosen, acted_by[b], drawn_by[b], strict=True)]
+        assert rows["input_ids"][b].tolist() == expected
+
+
 def test_a_row_always_hides_a_word_and_a_row_of_marks_none() -> None:
     words = np.array([[0, 0, 0, 0, 0, 0], [-1, 0, 1, -1, -1, -1], [-1] * 6])
     chosen = choose(words, np.full((3, 6), 0.5), 0.01)
