@@ -16,7 +16,7 @@ from myna.data.options import MaskingOptions, SpanOptions
 from myna.errors import UserError, nearest
 from myna.evaluate.options import EvaluateOptions
 from myna.models.families import Family
-from myna.models.options import HmmOptions, MixtureOptions, NgramOptions, UnboundedOptions
+from myna.models.options import HmmOptions, MixtureOptions, NgramOptions, UnboundedOptions, VectorsOptions
 from myna.tokenizer.options import TokenizerOptions
 from myna.train.options import PlanOptions, TrainOptions
 
@@ -48,7 +48,8 @@ class BuildOptions:
 
 
 SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
-                             "unbounded": UnboundedOptions, "hmm": HmmOptions, "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+                             "unbounded": UnboundedOptions, "hmm": HmmOptions,
+                             "vectors": VectorsOptions, "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Recipe:
     ngram: NgramOptions = dataclasses.field(default_factory=NgramOptions)
     unbounded: UnboundedOptions = dataclasses.field(default_factory=UnboundedOptions)
     hmm: HmmOptions = dataclasses.field(default_factory=HmmOptions)
+    vectors: VectorsOptions = dataclasses.field(default_factory=VectorsOptions)
     mixture: MixtureOptions = dataclasses.field(default_factory=MixtureOptions)
     masking: MaskingOptions = dataclasses.field(default_factory=MaskingOptions)
     spans: SpanOptions = dataclasses.field(default_factory=SpanOptions)

@@ -171,6 +171,11 @@ class _Road:
                 from myna.models.hmm_fit import fit_hmm
 
                 return fit_hmm(*sizes, self.recipe.hmm, seconds, self.recipe.build.seed)
+            case "vectors":
+                from myna.models.vectors_fit import fit_vectors
+
+                threads = self.recipe.build.threads or machine.usable_cores()
+                return fit_vectors(train, self.tokenizer, self.tokenizer.separator_id, self.recipe.vectors, None, self.recipe.build.seed, threads)
             case _:
                 raise ValueError(f"{family} is not fitted by counting")
 
@@ -276,7 +281,7 @@ class _Road:
             report = self._report(mixed)
             alone = None if mixed is model else self._report(model)
         with self.clock.stage("write"):
-            self.tokenizer.save(self.out, model.max_length)
+            self.tokenizer.save(self.out, getattr(model, "max_length", None))
             longer = dataclasses.replace(_SAMPLE, max_tokens=200, n=_FINAL_SAMPLES)
             samples = generate_text(mixed, self.tokenizer, "", longer) if self.family in CAUSAL else []
             hashed = [name for name in _FILES if (self.out / name).is_file()]
@@ -300,6 +305,11 @@ class _Road:
                 from myna.evaluate.masked import report_masked
 
                 return report_masked(*measured, options=self.recipe.evaluate)
+            case "vectors":
+                from myna.evaluate.neighbours import report_neighbours
+
+                train, test = self.shards["train"].ids, self.shards["test"].ids
+                return report_neighbours(model, self.tokenizer, train, test, self.recipe.evaluate)
             case _:
                 return report_language(*measured, options=self.recipe.evaluate)
 
