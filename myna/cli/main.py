@@ -40,6 +40,7 @@ COMMANDS = {  # in the order a person meets them
     "import": "read an ARPA file of another tool as an n-gram model",
     "export": "write the model for other tools (GGUF, ARPA)",
     "fill": "fill the blanks of a text, by an encoder",
+    "similar": "list the words nearest to a word, by vectors",
 }
 
 

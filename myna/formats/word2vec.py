@@ -95,7 +95,9 @@ def _line(line: bytes, C: int, where: str) -> tuple[str, Any]:
     if len(fields) != C + 1 or not fields[0] or b" " in fields[0]:
         raise UserError(f"{where}: {len(line.split()) - 1} numbers", f"a word and {C} numbers, one space between them")
     try:
-        word, row = fields[0].decode("utf-8"), np.array(fields[1:], dtype="S").astype(np.float32)
+        word = fields[0].decode("utf-8")
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            row = np.array(fields[1:], dtype="S").astype(np.float32)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason})", "words in UTF-8") from None
     except ValueError as error:

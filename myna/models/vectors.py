@@ -130,7 +130,8 @@ class Vectors:
         best = np.argsort(-cosines, kind="stable")[: n + len(hidden)]
         return [(self.words[row], float(cosines[row])) for row in best.tolist() if row not in hidden][:n]
 
-    def embeddings_for(self, tokenizer: Tokenizer, hidden_size: int, std: float = 0.02, seed: int = 0) -> tuple[npt.NDArray[np.float32], int]:
+    def embeddings_for(self, tokenizer: Tokenizer, hidden_size: int, std: float = 0.02,
+                       seed: int = 0) -> tuple[npt.NDArray[np.float32], int]:
         """Make a table (V, hidden_size) to begin a neural model with, and say how many of its tokens have a vector here.
 
         Vectors are turned onto their `hidden_size` main directions, or widened by random numbers, and scaled as a whole to the
