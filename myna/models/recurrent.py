@@ -138,8 +138,8 @@ class Recurrent(nn.Module):
         """Drop out while training. A look at the validation text in between takes no gradient, so it drops nothing."""
         return F.dropout(x, self.config.dropout, self.training and torch.is_grad_enabled())
 
-    def _run(self, ids: Tensor, carry: States) -> tuple[Tensor, States]:
-        """Run all layers over ids (T, B) from `carry` (B, L, H); returns hidden (T, B, H) and all states (T, B, L, H).
+    def _run(self, ids: Tensor, carry: States) -> tuple[Tensor, list[States]]:
+        """Run all layers over ids (T, B) from `carry` (B, L, H); returns hidden (T, B, H) and all states of each layer (T, B, H).
 
         Dropout is on what goes up, never on what goes to the next step (Zaremba et al. 2014).
         """
@@ -149,13 +149,12 @@ class Recurrent(nn.Module):
             x, states = self._scan(f"l{layer}", x, tuple(part[:, layer] for part in carry))
             x = self._drop(x)
             kept.append(states)
-        return x, tuple(torch.stack(parts, 2) for parts in zip(*kept, strict=True))
+        return x, kept
 
     def zero_state(self, rows: int) -> States:
         """Return the state of rows that have seen nothing: (h,), of an lstm (h, c), (B, L, H) each."""
         config = self.config
-        dtype = torch.promote_types(self.compute_dtype, torch.float32)
-        zeros = torch.zeros(rows, config.num_hidden_layers, config.hidden_size, dtype=dtype)
+        zeros = torch.zeros(rows, config.num_hidden_layers, config.hidden_size)
         return (zeros, zeros) if config.model_type == "lstm" else (zeros,)
 
     def encode(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -195,7 +194,7 @@ class Recurrent(nn.Module):
         """Next-token cross-entropy of rows that go on where `carry` (rows first) left off; returns it and the detached new carry."""
         hidden, states = self._run(batch["input_ids"].T, carry or self.zero_state(len(batch["input_ids"])))
         total = linear_cross_entropy(hidden.flatten(0, 1), self.head(), batch["labels"].T.flatten())
-        return {"next_token": (total, 1.0)}, tuple(part[-1].detach() for part in states)
+        return {"next_token": (total, 1.0)}, tuple(part.detach() for part in _last(states))
 
     # ---- inference ----
 
@@ -207,7 +206,7 @@ class Recurrent(nn.Module):
         """Return the state, (L, H) each, after `ids` from the start."""
         with torch.inference_mode():
             _, states = self._run(torch.tensor(list(ids))[:, None], self.zero_state(1))
-        return tuple(part[-1, 0].clone() for part in states)
+        return tuple(part[0] for part in _last(states))
 
     @torch.inference_mode()
     def step(self, ids: Ids, state: RecurrentState, last: bool = True) -> LogProbs:
@@ -217,7 +216,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"step wants at least one id for each of {len(state.lengths)} rows, got {counts}")
         rows = [torch.as_tensor(np.asarray(row, dtype=np.int64)) for row in ids]
         hidden, states = self._run(nn.utils.rnn.pad_sequence(rows), state.carry)  # (T, B, H)
-        state.extend([row.tolist() for row in rows], states)
+        state.extend([row.tolist() for row in rows], tuple(torch.stack(parts, 2).float() for parts in zip(*states, strict=True)))
         scored = hidden[torch.tensor(counts) - 1, torch.arange(len(counts))] if last else hidden.transpose(0, 1)
         log_probs = self._log_softmax(scored)
         if not last:
@@ -247,7 +246,7 @@ class Recurrent(nn.Module):
             for at in range(0, len(padded), _WARM_UP):  # a part of the way at a time, so that memory is bounded
                 ids_here = padded[at : at + _WARM_UP]
                 hidden, states = self._run(ids_here, carry)
-                carry = tuple(part[-1] for part in states)
+                carry = _last(states)
                 for row, (start, skipped) in enumerate(zip(group, skip, strict=True)):
                     low, high = max(at, skipped), min(at + len(ids_here), len(read[row]), len(ids) - start + skipped)
                     if low < high:
@@ -255,3 +254,8 @@ class Recurrent(nn.Module):
                         picked = self._log_softmax(hidden[low - at : high - at, row]).gather(1, targets[:, None])
                         scores[start - skipped + low : start - skipped + high] = picked[:, 0].numpy()
         return scores
+
+
+def _last(states: list[States]) -> States:
+    """Put the layers' states after the last step side by side, (T, B, H) each to (B, L, H)."""
+    return tuple(torch.stack([part[-1] for part in parts], 1).float() for parts in zip(*states, strict=True))

@@ -27,14 +27,14 @@ def scan(kind: str, inputs: Tensor, weight: Tensor, bias: Tensor | None, state: 
     """Run a layer of `kind` (rnn, lstm, gru) over inputs (T, B, G H), which are W_ih x + b_ih (+ b_hh but for the gru).
 
     weight: W_hh (G H, H). bias: b_hh (G H,) of a gru, else None. state: h, and an lstm's c, (B, H) each. Returns hidden (T, B, H) in
-    inputs' dtype and what the state was after every step, (T, B, H) each, in at least float32.
+    inputs' dtype and what the state was after every step, (T, B, H) each; what adds up over steps is in at least float32.
     """
     kept = torch.promote_types(inputs.dtype, torch.float32)
     state = tuple(part.to(kept) for part in state)
     match kind:
         case "lstm":
             hidden, cells = _Lstm.apply(inputs, weight, *state)  # type: ignore[no-untyped-call]
-            return hidden, (hidden.to(kept), cells)
+            return hidden, (hidden, cells)
         case "gru":
             states = _Gru.apply(inputs, weight, bias, *state)  # type: ignore[no-untyped-call]
         case _:

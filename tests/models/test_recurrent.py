@@ -343,7 +343,8 @@ def test_a_directory_says_what_it_is_and_gives_back_every_weight(tmp_path: Path)
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"hidden_size": 13, "embedding_size": 13}, "weights"), ({"hidden_size": 0}, "hidden_size"), ({"vocab_size": 1 << 23}, "weights"),
-    ({"dropout": 1.0}, "dropout"), ({"eos_token_id": 30}, "eos_token_id"), ({"num_hidden_layers": 3}, "weights"), ({"num_hidden_layers": 1}, "has '"),
+    ({"dropout": 1.0}, "dropout"), ({"eos_token_id": 30}, "eos_token_id"),
+    ({"num_hidden_layers": 3}, "weights"), ({"num_hidden_layers": 1}, "has '"),
     ({"embedding_size": 6}, "tie_word_embeddings"), ({"model_type": "gru"}, "shape"), ({"bidirectional": "no"}, "bidirectional")], ids=str)
 def test_a_config_that_does_not_fit_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     save_model(recurrent("lstm"), tmp_path, None)
