@@ -338,8 +338,6 @@ def _check_options(options: NgramOptions) -> None:
     if any(a > b for a, b in zip((0, *prune), prune, strict=False)):
         raise UserError(f"prune is {','.join(map(str, prune))}", "counts from 0 up that do not fall, such as 0,0,1",
                         "a longer n-gram is never more frequent than its beginning, which must stay with it")
-    if options.order and len(prune) > options.order:
-        raise UserError(f"prune has {len(prune)} counts for an order of {options.order}", f"at most {options.order}")
 
 
 def draw_documents(ids: Array, separator_id: int, limit: int, seed: int = 0) -> Array:
