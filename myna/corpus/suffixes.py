@@ -42,7 +42,7 @@ def connect(ids: Array, ends: Array, starts: Array, earlier: Array, following: A
     rows = np.full(len(ends), -1, ends.dtype)  # of each place
     for row in range(len(ends)):
         end = ends[row]
-        if end < 0 or end >= len(ends) or rows[end] != -1:
+        if end < 0 or end >= len(ends):
             return False
         rows[end] = row
     if ends[0] != 0:
@@ -54,7 +54,7 @@ def connect(ids: Array, ends: Array, starts: Array, earlier: Array, following: A
             if end == 0 or ids[end - 1] != last:
                 return False
             earlier[row] = rows[end - 1]
-            if row > starts[last] and earlier[row] <= earlier[row - 1]:
+            if row > starts[last] and earlier[row] <= earlier[row - 1]:  # equal where a place stands twice
                 return False
     for row in range(len(ends)):
         following[row] = ids[ends[row]] if ends[row] < len(ids) else 0

@@ -237,6 +237,14 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
         Index.open(tmp_path)
 
 
+@pytest.mark.parametrize("ends", [[0, 2, 1], [0, 1, 1], [0, 2, 2], [0, 0, 1], [1, 0, 2], [0, 1], [0, 1, 2, 3], [0, 1, 3], [0, -1, 2]])
+def test_only_the_one_right_order_is_taken(ends: list[int]) -> None:
+    ids = np.array([1, 2], np.uint16)
+    assert Index(ids, np.array([0, 1, 2], np.int32), 6).count([1, 2]) == 1
+    with pytest.raises(UserError):
+        Index(ids, np.array(ends, np.int32), 6)
+
+
 @pytest.mark.parametrize("ids, vocab_size", [([6], 6), ([-1], 6), ([0], 0), ([1], 1 << 40)])
 def test_ids_outside_the_vocabulary_are_refused(ids: list[int], vocab_size: int) -> None:
     with pytest.raises(UserError):
