@@ -21,7 +21,7 @@ from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
 from myna.models.families import Family
 from myna.models.mixture import Mixture
-from myna.models.pretrained import load_language_model
+from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe
 from myna.tokenizer.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ def load(name: str | Path, member: str | None = None) -> Model:
         alone = myna.load("my-model", member="decoder")
     """
     folder = Path(name)
-    model = load_language_model(folder, member)
+    model = load_directory(folder, member)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
     return Model(folder, model, Tokenizer.open(folder))
@@ -85,11 +85,21 @@ def load(name: str | Path, member: str | None = None) -> Model:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A language model with its tokenizer, as its directory holds them."""
+    """A model with its tokenizer, as its directory holds them."""
 
     folder: Path
-    language_model: LanguageModel = dataclasses.field(repr=False)
+    model: Any = dataclasses.field(repr=False)
+    "A `LanguageModel`, an encoder or word vectors."
     tokenizer: Tokenizer = dataclasses.field(repr=False)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model, where it predicts a next token. Raises UserError where it does not."""
+        if not hasattr(self.model, "step"):
+            raise UserError(f"{self.folder} holds a model that does not predict a next token ({type(self.model).__name__})",
+                            "a model of another family", "`myna fill` uses encoders, `myna similar` word vectors")
+        speaking: LanguageModel = self.model
+        return speaking
 
     @overload
     def generate(self, prompt: str = "", *, n: None = None, **options: Unpack[Sampling]) -> Generation: ...
@@ -134,7 +144,7 @@ class Model:
         from myna.evaluate.files import evaluate_files
 
         measuring = make(EvaluateOptions, dict(options))
-        return evaluate_files(self.language_model, self.tokenizer, _paths(files), self.folder / "ngram", measuring)
+        return evaluate_files(self.model, self.tokenizer, _paths(files), self.folder / "ngram", measuring)
 
 
 def _paths(given: Paths) -> list[Path]:

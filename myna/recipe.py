@@ -47,9 +47,10 @@ class BuildOptions:
                 raise UserError(f"{name} is {getattr(self, name)!r}", expected)
 
 
-SECTIONS: dict[str, type] = {"clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions,
-                             "unbounded": UnboundedOptions, "hmm": HmmOptions,
-                             "vectors": VectorsOptions, "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions, "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+SECTIONS: dict[str, type] = {
+    "clean": CleanOptions, "split": SplitOptions, "tokenizer": TokenizerOptions, "ngram": NgramOptions, "unbounded": UnboundedOptions,
+    "hmm": HmmOptions, "vectors": VectorsOptions, "mixture": MixtureOptions, "masking": MaskingOptions, "spans": SpanOptions,
+    "plan": PlanOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from myna.data.masking import CLS_NAMES, MASK_NAMES, position_padding
 from myna.data.reader import ReaderOptions, open_reader
 from myna.data.shards import Shard, prepare_tokens
 from myna.data.spans import SENTINELS
-from myna.errors import UserError
 from myna.evaluate.language import evaluate_language, report_language, sample_documents, sample_text, shard_text
 from myna.evaluate.page import write_page
 from myna.files import MANIFEST, lock, new_directory, read_json, same_manifest, sha256, write_json, write_manifest
@@ -56,7 +55,7 @@ _FINAL_SAMPLES = 3
 _MIXTURE_TOKENS = 50_000  # of validation text on which the weights of a mixture are learned: few weights need few tokens
 _WORTH_MIXING = 0.002  # share of the bits that a mixture must save; two models to keep for less would be a poor bargain
 SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {"encoder": (MASK_NAMES[0], CLS_NAMES[0]), "encoder-decoder": SENTINELS}
-_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "words.json")
 
 
 class Clock:
@@ -175,7 +174,8 @@ class _Road:
                 from myna.models.vectors_fit import fit_vectors
 
                 threads = self.recipe.build.threads or machine.usable_cores()
-                return fit_vectors(train, self.tokenizer, self.tokenizer.separator_id, self.recipe.vectors, None, self.recipe.build.seed, threads)
+                wanted = self.recipe.vectors
+                return fit_vectors(train, self.tokenizer, self.tokenizer.separator_id, wanted, None, self.recipe.build.seed, threads)
             case _:
                 raise ValueError(f"{family} is not fitted by counting")
 
@@ -254,7 +254,7 @@ class _Road:
             models = [model, *(self._member(name) for name in wanted)]
             fitted = fit_weights(models, sample_documents(self.shards["valid"], _MIXTURE_TOKENS))
             say(describe_mixture(names, fitted))
-            if fitted.bits > min(fitted.member_bits) * (1 - _WORTH_MIXING):
+            if fitted.bits > fitted.member_bits[0] * (1 - _WORTH_MIXING):
                 say("  that is not worth it: the model stays alone")
                 return model
             write_mixture(self.out, names, [".", *wanted], fitted)

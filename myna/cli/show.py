@@ -58,12 +58,12 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     record = read_record(folder)
     report = record.report
     value = {"kind": "model", "model_type": record.model_type, "family": record.family, "parameters": record.parameters,
-             "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "mixture": dict(record.mixture), "report": report.to_json(),
-             "lineage": record.lineage, "plan": record.plan, "actual": record.actual}
+             "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "mixture": dict(record.mixture),
+             "report": report.to_json(), "lineage": record.lineage, "plan": record.plan, "actual": record.actual}
     size = f"{human(sum(record.files.values()))}B in {len(record.files)} files"
     shape = ", ".join(f"{name} {value}" for name, value in record.shape if name != "parameters" and value)
-    rows = [("shape", shape), ("mixture", _mixture(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size), ("text", _text(record)),
-            ("split", _split(record.split)), ("planned", _planned(record)), ("trained", _trained(record)), ("made by", _made(record))]
+    rows = [("shape", shape), ("mixture", _mixture(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size),
+            ("text", _text(record)), ("split", _split(record.split)), ("planned", _planned(record)), ("trained", _trained(record)), ("made by", _made(record))]
     lines = [f"{record.name}: {_kind(record)}", *_rows([("opens in", _opened(record)), *rows])]
     if not report.metrics:
         lines += ["", "No scores are kept here: measure it with `myna evaluate`."]

@@ -7,6 +7,7 @@ report does: no script, no request to any server.
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def draw(comparison: Comparison, axis: str, show: Callable[[float], str]) -> str
 
     end = _WIDTH - _RIGHT
     parts = [f'<line class="grid" x1="{_LEFT}" x2="{end}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-             f'<text class="label" x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>' for value in ticks(low, high, 5)]
+             f'<text class="label" x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+             for value in ticks(low, high, 5)]
     parts += [f'<text class="label" x="{x(value):.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{show(value)}</text>'
               for value in ticks(0, last, 4)]
     places = _spread([y(value) for value in ends])
@@ -87,7 +89,7 @@ def _spread(places: list[float]) -> list[float]:
     """Move names apart that would stand on one another, keeping their order."""
     order = sorted(range(len(places)), key=lambda number: places[number])
     moved = list(places)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         moved[after] = max(moved[after], moved[before] + _APART)
     below = max(moved) - (_HEIGHT - _BOTTOM)
     return [place - max(0.0, below) for place in moved]

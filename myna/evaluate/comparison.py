@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from myna.console import duration, human
+from myna.console import human
 from myna.evaluate.language import Text as ScoredText
 from myna.evaluate.language import evaluate_language
 from myna.evaluate.options import EvaluateOptions
@@ -69,8 +70,8 @@ class Comparison:
             interval = f"{test.value:+.1f} % in bits per byte, 95 % interval {test.low:+.1f} to {test.high:+.1f}"
             judged = "is significantly better than" if test.low > 0 else "is not distinguishable from"
             said.append(f"{better.family} {judged} {worse.family} on this text ({interval}).")
-        limits = (f"Each had {self.minutes:g} minutes on this machine, one seed and the settings chosen for it; with more time, more text or other "
-                  "settings the order can change. The intervals say how far other text of this kind could move the scores, not how far "
+        limits = (f"Each had {self.minutes:g} minutes on this machine, one seed and the settings chosen for it; with more time, more text "
+                  "or other settings the order can change. The intervals say how far other text of this kind could move the scores, not how far "
                   "another seed could; with several tests, about one in twenty is significant by chance. Perplexities are per token.")
         return [*said, limits]
 
@@ -123,5 +124,5 @@ def compare_rows(rows: Sequence[Row], minutes: float, options: EvaluateOptions) 
     ordered = sorted(rows, key=lambda row: row.blocks.bits_per_byte)
     scores = [language_report(row.blocks, None, "", options.resamples, options.seed).metrics for row in ordered]
     tests = [language_report(better.blocks, worse.blocks, worse.family, options.resamples, options.seed).improvements["bits_per_byte"]
-             for better, worse in zip(ordered, ordered[1:], strict=False)]
+             for better, worse in itertools.pairwise(ordered)]
     return Comparison(ordered, scores, tests, minutes)

@@ -8,25 +8,30 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from myna.console import human, say
 from myna.corpus.clean import clean
 from myna.corpus.options import CleanOptions
 from myna.corpus.store import Corpus
+from myna.errors import UserError
 from myna.evaluate.language import corpus_text, report_language
 from myna.evaluate.options import EvaluateOptions
 from myna.metrics.report import Report
 from myna.models.ngram import Ngram
-from myna.models.protocol import LanguageModel
 from myna.tokenizer.tokenizer import Tokenizer
 
 
-def evaluate_files(model: LanguageModel, tokenizer: Tokenizer, files: Sequence[Path], beside: Path,
+def evaluate_files(model: Any, tokenizer: Tokenizer, files: Sequence[Path], beside: Path,
                    options: EvaluateOptions | None = None) -> Report:
     """Score a model and the n-gram in the directory `beside`, if there is one, on the same cleaned bytes.
 
-    Says what was left out of the files. Raises UserError when a file is missing or no text is left.
+    A model that predicts the next token is scored on all of them, an encoder on hidden tokens. Says
+    what was left out of the files. Raises UserError when a file is missing or no text is left.
     """
+    if not hasattr(model, "log_probs") and not hasattr(model, "masked_log_probs"):
+        raise UserError(f"a {type(model).__name__} gives no probability to a text", "a language model or an encoder",
+                        "`myna show` has how it was measured when it was made")
     baseline = Ngram.open(beside) if beside.is_dir() else None
     if baseline is None:
         say(f"no baseline: {beside} does not exist" + (" (the model is itself an n-gram)" if isinstance(model, Ngram) else ""))
@@ -41,5 +46,9 @@ def evaluate_files(model: LanguageModel, tokenizer: Tokenizer, files: Sequence[P
         for entry in cleaned["files"]:
             if entry["status"] != "ok":
                 say(f"{entry['path']} is {entry['status']}: {entry['reason']}")
-        return report_language(model, tokenizer, text, baseline, baseline.name if baseline else "",
-                               Tokenizer.open(beside) if baseline else None, options)
+        name = baseline.name if baseline else ""
+        if hasattr(model, "masked_log_probs"):
+            from myna.evaluate.masked import report_masked
+
+            return report_masked(model, tokenizer, text, baseline, name, options)
+        return report_language(model, tokenizer, text, baseline, name, Tokenizer.open(beside) if baseline else None, options)

@@ -39,7 +39,8 @@ def report_neighbours(vectors: Vectors, tokenizer: Tokenizer, train_ids: Array, 
     """Score vectors, and counted neighbours, by the share of pairs they tell from a drawn word. Raises UserError when there are too few."""
     options = options or EvaluateOptions()
     if vectors.outputs is None:
-        raise UserError("vectors without the table that scores neighbours", "vectors that Myna trained", "measure them before they are exported")
+        raise UserError("vectors without the table that scores neighbours", "vectors that Myna trained",
+                        "measure them before they are exported")
     window = int(vectors.facts.get("window", 5))
     here, there = _pairs(_rows(vectors, tokenizer, test_ids), window, options.seed)
     if len(here) < _FEWEST:

@@ -41,7 +41,10 @@ def make_config(values: dict[str, Any]) -> Config:
 
 
 def new_model(config: Config, seed: int, precision: str) -> Any:
-    """Make a model to be trained (an `nn.Module` that is `Trainable`) from its first weights, computing in `precision` (a torch dtype's name)."""
+    """Make a model to be trained, an `nn.Module` that is `Trainable`, from its first weights.
+
+    precision: a torch dtype's name, that of its products.
+    """
     import torch
 
     _, make = _classes(config.model_type)

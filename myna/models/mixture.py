@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from myna.errors import UserError, nearest
 from myna.files import read_json, write_json
@@ -108,7 +107,10 @@ class Fitted(NamedTuple):
 
 
 def fit_weights(members: Sequence[LanguageModel], documents: Iterable[Any]) -> Fitted:
-    """Find the weights with the fewest bits on documents (ids each) that no member was trained on. Raises UserError when there is no token."""
+    """Find the weights with the fewest bits on documents (ids each) that no member was trained on.
+
+    Raises UserError when there is no token.
+    """
     texts = [list(map(int, document)) for document in documents]
     if not any(texts):
         raise UserError("the validation split is empty", "text to learn the mixture's weights on", "add text")

@@ -16,7 +16,6 @@ from myna.files import read_json, write_atomic, write_json
 from myna.models.directory import gather_tensors, shown
 from myna.models.families import LOADED, family_of
 from myna.models.mixture import MIXTURE, open_mixture
-from myna.models.protocol import LanguageModel
 from myna.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -65,30 +64,26 @@ def load_model(folder: Path) -> Any:
             from myna.models.hmm import Hmm
 
             return Hmm.open(folder)
+        case "vectors":
+            from myna.models.vectors import Vectors
+
+            return Vectors.open(folder)
         case other:
             raise UserError(f"{folder / 'config.json'} has model_type {shown(other)}{nearest(str(other)[:60], list(LOADED))}",
                             "one of " + ", ".join(LOADED))
 
 
-def load_language_model(folder: Path, member: str | None = None) -> LanguageModel:
-    """Open what a directory speaks with: its mixture where it has one, or the member of it that is named, "decoder" say.
+def load_directory(folder: Path, member: str | None = None) -> Any:
+    """Open what a directory is used as: its mixture where it has one, or the member of it that is named, "decoder" say.
 
     Raises UserError as `load_model`, and when there is no such member.
     """
     if not (folder / MIXTURE).is_file():
         if member is not None and member != family_of(str(read_config(folder).get("model_type"))):
             raise UserError(f"{folder} has no member {member!r}", "a directory with mixture.json", "leave out --member: it is one model")
-        return _speaking(load_model(folder), folder)
+        return load_model(folder)
     read_config(folder)
-    return _speaking(open_mixture(folder, load_model, member), folder)
-
-
-def _speaking(model: Any, folder: Path) -> LanguageModel:
-    if not hasattr(model, "step"):
-        raise UserError(f"{folder} holds {model.name}, which does not predict a next token", "a model of another family",
-                        "`myna fill` uses an encoder, `myna similar` word vectors")
-    speaking: LanguageModel = model
-    return speaking
+    return open_mixture(folder, load_model, member)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -105,7 +105,9 @@ class Record:
             ngrams = ", ".join(f"{human(n)} of length {k}" for k, n in enumerate(c["ngrams"], start=1))
             return [("order", str(c["order"])), ("smoothing", names.get(c.get("smoothing", ""), "")), ("n-grams", ngrams)]
         if self.family == "hmm":
-            return [*rows, ("states", f"{c['states']:,}")]
+            return [*rows, ("states", f"{c['num_states']:,}")]
+        if self.family == "vectors":
+            return [*rows, ("vectors", f"{c['vocab_size']:,} of {c['hidden_size']} numbers")]
         layers, width = (next((c[name] for name in names if name in c), None) for names in (_LAYERS, _WIDTH))
         heads, groups = next((c[name] for name in _HEADS if name in c), None), c.get("num_key_value_heads")
         if layers is not None and width is not None:

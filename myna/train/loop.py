@@ -1,6 +1,7 @@
 """The one training loop. It knows `Trainable`, a source of batches and two functions it is handed: validate and sample.
 
-Each loss is divided by what it counts in the whole step, so how a batch is cut into micro-batches changes nothing. Everything the next step depends on (weights, optimizer state, carry, step, schedule) is in the checkpoint, and
+Each loss is divided by what it counts in the whole step, so how a batch is cut into micro-batches changes nothing. Everything the
+next step depends on (weights, optimizer state, carry, step, schedule) is in the checkpoint, and
 batches are a pure function of the step, so a resumed run equals an uninterrupted one to the last bit.
 
     train(model, read_batch, Run(steps=100, micro_rows=8), TrainOptions(), Path("run"), Hooks())
@@ -76,7 +77,8 @@ class Hooks:
 def train(model: nn.Module, read_batch: Callable[[int], Batch], run: Run, options: TrainOptions, folder: Path, hooks: Hooks) -> Position:
     """Train from the newest checkpoint in `folder/checkpoints` (or from step 0) to the end; returns the final position.
 
-    model: a `Trainable`. read_batch(step) gives the rows of a step. Writes `folder/log.jsonl`. Raises Interrupted on Ctrl-C or SIGTERM, after saving.
+    model: a `Trainable`. read_batch(step) gives the rows of a step.
+    Writes `folder/log.jsonl`. Raises Interrupted on Ctrl-C or SIGTERM, after saving.
     """
     optimizers = make_optimizers(model, options)
     fresh = Position(steps=run.steps, decay_start=decay_start(run.steps, options))

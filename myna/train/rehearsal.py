@@ -24,7 +24,8 @@ from myna.train.plan import Plan
 _BATCHES = 2
 
 
-def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Batch], folder: Path, speak: Callable[[Any, Tokenizer], object]) -> None:
+def rehearse(plan: Plan, tokenizer: Tokenizer, read: Callable[[int], Batch], folder: Path,
+             speak: Callable[[Any, Tokenizer], object]) -> None:
     """Run two steps of everything in `folder`, which is removed; raises UserError when the reloaded model gives other numbers.
 
     speak: what uses the opened model, handed in because generation stands on the same level as training.

@@ -43,7 +43,8 @@ _DECODER = Settings(
 _RECURRENT = Settings(
     ladder=((1, 128), (1, 256), (1, 384), (1, 512), (2, 512), (2, 768), (2, 1024)), tokens_per_weight=0.3,
     contexts=((float("inf"), 64),), batches=((1e7, 2048), (float("inf"), 4096)), rates=RATES)
-_ENCODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)), batches=((4e6, 4096), (1e8, 8192), (float("inf"), 32768)))
+_ENCODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)),
+                               batches=((4e6, 4096), (1e8, 8192), (float("inf"), 32768)))
 _ENCODER_DECODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)))
 _SETTINGS: dict[Family, Settings] = {
     "rnn": _RECURRENT, "lstm": _RECURRENT, "gru": _RECURRENT, "decoder": _DECODER, "encoder": _ENCODER, "encoder-decoder": _ENCODER_DECODER}
@@ -107,7 +108,8 @@ def rungs(family: Family, model_type: str, sizes: Sizes, options: PlanOptions) -
         if shape not in found:
             found.append(shape)
     if not found:
-        raise UserError(str(problem), "a width in whole heads, and key-value heads that divide them", "choose others, or leave them to the plan")
+        raise UserError(str(problem), "a width in whole heads, and key-value heads that divide them",
+                        "choose others, or leave them to the plan")
     return found
 
 

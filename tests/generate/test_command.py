@@ -26,7 +26,7 @@ def use(monkeypatch):
     """Make `load_model` give a made-up model."""
 
     def install(model):
-        monkeypatch.setattr("myna.api.load_language_model", lambda folder, member=None: model)
+        monkeypatch.setattr("myna.api.load_directory", lambda folder, member=None: model)
 
     return install
 

@@ -21,7 +21,7 @@ from myna.models.hmm import Hmm
 from myna.models.mixture import Fitted, Mixture, write_mixture
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
-from myna.models.pretrained import load_language_model, load_model, save_model
+from myna.models.pretrained import load_directory, load_model, save_model
 from myna.models.protocol import LanguageModel
 from myna.models.recurrent import Recurrent, RecurrentConfig
 from myna.models.unbounded import fit_unbounded
@@ -108,7 +108,7 @@ def mixture() -> Case:
         counted.save(folder / "ngram")
         write_mixture(folder, ["decoder", "ngram"], [".", "ngram"], Fitted([0.4, 0.6], [1.0, 1.0], 1.0, 1))
 
-    return Case(Mixture(members, ["decoder", "ngram"], [0.4, 0.6]), save, load_language_model, 1e-4)
+    return Case(Mixture(members, ["decoder", "ngram"], [0.4, 0.6]), save, load_directory, 1e-4)
 
 
 FACTORIES: dict[str, Callable[[], Case]] = {

@@ -13,7 +13,7 @@ from myna.errors import UserError
 from myna.models.mixture import MIXTURE, Mixture, fit_weights, open_mixture, write_mixture
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
-from myna.models.pretrained import load_language_model, load_model
+from myna.models.pretrained import load_directory, load_model
 
 
 def ids(seed: int, count: int = 600) -> np.ndarray[Any, Any]:
@@ -87,23 +87,24 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_directory_is_used_as_its_mixture_and_each_member_can_be_had_alone(folder: Path) -> None:
     first, second = models()
-    mixture = load_language_model(folder)
+    mixture = load_directory(folder)
     assert isinstance(mixture, Mixture) and mixture.names == ["high", "low"]
     weights = fit_weights([second, first], DOCUMENTS).weights
     assert np.array_equal(mixture.log_probs(DOCUMENTS[0]), Mixture([second, first], ["high", "low"], weights).log_probs(DOCUMENTS[0]))
-    assert np.array_equal(load_language_model(folder, "low").log_probs(DOCUMENTS[0]), first.log_probs(DOCUMENTS[0]))
-    for alone in (load_language_model(folder, "high"), load_model(folder)):
+    assert np.array_equal(load_directory(folder, "low").log_probs(DOCUMENTS[0]), first.log_probs(DOCUMENTS[0]))
+    for alone in (load_directory(folder, "high"), load_model(folder)):
         assert isinstance(alone, Ngram) and np.array_equal(alone.log_probs(DOCUMENTS[0]), second.log_probs(DOCUMENTS[0]))
     with pytest.raises(UserError, match=r"no member 'hihg' \(did you mean high\?\); expected one of high, low"):
-        load_language_model(folder, "hihg")
+        load_directory(folder, "hihg")
     with pytest.raises(UserError, match="no member 'decoder'"):
-        load_language_model(folder / "low", "decoder")
-    assert isinstance(load_language_model(folder / "low", "ngram"), Ngram)
+        load_directory(folder / "low", "decoder")
+    assert isinstance(load_directory(folder / "low", "ngram"), Ngram)
 
 
 @pytest.mark.parametrize("change", [
     {"members": []}, {"members": "x"}, {"members": [{"name": "a", "path": ".", "weight": 1.0}]},
-    {"path": "../elsewhere"}, {"path": "/etc"}, {"path": ""}, {"path": ".hidden"}, {"path": 3}, {"path": "."}, {"weight": 2.0}, {"weight": "1"},
+    {"path": "../elsewhere"}, {"path": "/etc"}, {"path": ""}, {"path": ".hidden"}, {"path": 3}, {"path": "."},
+    {"weight": 2.0}, {"weight": "1"},
     {"weight": True}, {"name": "high"}, {"name": None},
 ], ids=str)
 def test_damage_and_paths_out_of_the_directory_are_refused(change: dict[str, Any], folder: Path) -> None:
@@ -120,4 +121,4 @@ def test_damage_and_paths_out_of_the_directory_are_refused(change: dict[str, Any
 def test_members_of_other_vocabularies_are_one_line(folder: Path) -> None:
     fit_ngram(ids(0), ids(0), 13, 0, NgramOptions(order=1)).save(folder / "low")
     with pytest.raises(UserError, match="vocabularies of 12, 13"):
-        load_language_model(folder)
+        load_directory(folder)
