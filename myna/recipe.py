@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from myna.config import make, options_of
@@ -74,7 +75,9 @@ class Recipe:
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return {section: {option: value}}, as plan.json keeps it."""
-        return dataclasses.asdict(self)
+        sections = dataclasses.asdict(self)
+        return {section: {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+                for section, values in sections.items()}
 
     @classmethod
     def from_json(cls, value: dict[str, dict[str, Any]], where: str) -> Recipe:

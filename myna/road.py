@@ -183,12 +183,15 @@ class _Road:
         """Plan, rehearse, train, mix, evaluate and write a neural model."""
         import torch
 
-        from myna.models.create import new_model
+        from myna.models.create import begin_with_vectors, new_model
         from myna.models.pretrained import save_model
+        from myna.models.vectors import Vectors
         from myna.train.loop import Hooks, Run, train
         from myna.train.rehearsal import rehearse
 
         with self.clock.stage("plan"):
+            given = self.recipe.plan.vectors
+            vectors = None if given is None else Vectors.open(given)  # before anything that takes time
             plan = self._plan()
         read = open_batches(self.recipe, self.shards["train"], self.tokenizer)(plan.config(), plan.context, plan.batch_rows)
         torch.manual_seed(plan.seed)
@@ -197,6 +200,9 @@ class _Road:
                 rehearse(plan, self.tokenizer, read, self.out / ".rehearsal", self._speak)
         with self.clock.stage("train"):
             model = new_model(plan.config(), plan.seed, plan.precision)
+            if vectors is not None:
+                found = begin_with_vectors(model, vectors, self.tokenizer, plan.seed)
+                say(f"  {found:,} of {self.tokenizer.vocab_size:,} rows of the embedding table begin with the vectors of {given}")
             hooks = Hooks(lambda: self._validate(model), lambda: self._sample(model))
             end = train(model, read, Run(plan.steps, plan.micro_rows, plan.seconds), plan.options(), self.out, hooks)
         model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,24 @@ def test_what_was_trained_is_mixed_with_the_ngram_when_that_is_better(made: tupl
     weights = model.language_model.weights
     expected = np.logaddexp(single.log_probs(ids) + np.log(weights[0]), ngram + np.log(weights[1]))
     np.testing.assert_allclose(model.log_probs(ids), expected, atol=1e-5)
+
+
+def test_a_network_can_begin_with_word_vectors(texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"tokenizer.kind": "words", "tokenizer.vocab_size": 1024, "ngram.order": 2, "evaluate.resamples": 200}
+    myna.build(texts, out=tmp_path / "v", family="vectors", threads=1,
+               options=words | {"vectors.hidden_size": 16, "vectors.epochs": 1, "vectors.min_count": 2})
+    options = words | {"plan.hidden_size": 64, "plan.num_hidden_layers": 1, "plan.context": 32, "plan.batch_tokens": 512,
+                       "train.validations": 1, "mixture.members": ""}
+    losses = {}
+    for name, more in (("with", {"plan.vectors": str(tmp_path / "v")}), ("without", {})):
+        myna.build(texts, out=tmp_path / name, steps=2, threads=1, family="gru", options=options | more)
+        losses[name] = [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines() if '"step",' in line]
+    said = capsys.readouterr().err
+    found = re.search(r"([\d,]+) of ([\d,]+) rows of the embedding table begin with the vectors of", said)
+    assert found is not None and 100 < int(found[1].replace(",", "")) < int(found[2].replace(",", ""))
+    assert losses["with"] != losses["without"]
+    with pytest.raises(UserError, match="absent"):
+        myna.build(texts, out=tmp_path / "no", steps=2, threads=1, family="gru", options=options | {"plan.vectors": str(tmp_path / "absent")})
 
 
 def test_members_are_what_the_recipe_says(texts: Path, tmp_path: Path) -> None:

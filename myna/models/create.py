@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from myna.models.families import MODEL_TYPES, family_of
+
+if TYPE_CHECKING:
+    from myna.models.vectors import Vectors
+    from myna.tokenizer.tokenizer import Tokenizer
 
 
 class Config(Protocol):
@@ -51,6 +55,21 @@ def new_model(config: Config, seed: int, precision: str) -> Any:
     model = make(config, seed)
     model.compute_dtype = getattr(torch, precision)
     return model
+
+
+def begin_with_vectors(model: Any, vectors: Vectors, tokenizer: Tokenizer, seed: int) -> int:
+    """Set the rows of a new model's embedding table for which there are word vectors; returns how many there are.
+
+    They are scaled to the table's own spread, so that training starts as it would have.
+    """
+    import torch
+    from torch import nn
+
+    table = next(module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module.num_embeddings >= tokenizer.vocab_size)
+    values, found = vectors.embeddings_for(tokenizer, table.shape[1], float(table.std()), seed)
+    with torch.no_grad():
+        table[: len(values)] = torch.from_numpy(values)
+    return found
 
 
 def _classes(model_type: str) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -27,6 +28,8 @@ class PlanOptions:
     "Heads that keep keys and values; none is half of the attention heads, or one."
     dropout: float = 0.0
     "Share of the activations set to zero in training."
+    vectors: Path | None = None
+    "Word vectors (a directory of `--family vectors`) that the embedding table begins with, for the tokens they know."
     context: int | None = None
     "Tokens the model sees at once; of a recurrent model, tokens through which a gradient flows back."
     batch_tokens: int | None = None
