@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import subprocess
@@ -42,6 +43,7 @@ def golden_parameters() -> tuple[Any, Any, Any]:
     return rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(4), 3)
 
 
+@functools.cache
 def planted(tokens: int = 4000, seed: int = 1) -> tuple[Hmm, Any]:
     """A model with structure, and a text that it made: documents of about 20 ids, each followed by the separator 0."""
     initial = np.array([0.9, 0.05, 0.05])
@@ -220,7 +222,7 @@ def test_baum_welch_never_lowers_the_likelihood(length: int) -> None:
     text = cut_rows(ids, SEPARATOR, length)
     parameters = draw_start(4, np.full(10, 0.1), (0,), np.float64)
     before = -np.inf
-    for _ in range(30):
+    for _ in range(12):
         counted = expect(parameters, text.rows, SEPARATOR)
         if text.tail:
             counted = counted.plus(expect(parameters, text.tail, SEPARATOR))
@@ -238,7 +240,7 @@ def fitted(options: HmmOptions | None = None, seconds: float | None = None, seed
 def test_a_planted_model_is_found_again(update_tokens: int) -> None:
     truth, train = planted()
     held_out = planted(3000, seed=3)[1].tolist()
-    model = fitted(HmmOptions(states=3, update_tokens=update_tokens))
+    model = fitted(HmmOptions(states=3, update_tokens=update_tokens, iterations=12 if update_tokens else 50))
     counts = np.bincount(train, minlength=10) / len(train)
     mine, best, unigram = (-float(np.mean(scores)) / np.log(2) for scores in (
         model.log_probs(held_out), truth.log_probs(held_out), np.log(counts[held_out])))
@@ -280,7 +282,7 @@ def test_every_id_can_follow_everywhere_even_one_that_was_never_seen() -> None:
 
 
 def test_the_number_of_states_follows_text_and_time() -> None:
-    assert fitted(HmmOptions(), tokens=600).states < fitted(HmmOptions(iterations=1), tokens=30_000).states <= 256
+    assert fitted(HmmOptions(iterations=1), tokens=600).states < fitted(HmmOptions(iterations=1), tokens=4000).states <= 256
     assert fitted(HmmOptions(iterations=1), seconds=1e-4, tokens=3000).states == 2
 
 
@@ -328,7 +330,7 @@ def test_wrong_ids_are_refused() -> None:
 
 
 def test_save_and_open_give_the_same_bits_and_facts(tmp_path: Path) -> None:
-    model = fitted()
+    model = fitted(HmmOptions(states=3, iterations=2), tokens=500)
     model.save(tmp_path)
     again = load_model(tmp_path)
     assert isinstance(again, Hmm)
@@ -342,7 +344,7 @@ def test_save_and_open_give_the_same_bits_and_facts(tmp_path: Path) -> None:
     ("num_states", 4), ("num_states", True), ("num_states", 0), ("num_states", 10**15), ("vocab_size", -1), ("vocab_size", 11),
     ("separator_id", 10), ("separator_id", "0"), ("model_type", "ngram"), ("num_states", None)])
 def test_a_config_with_wrong_sizes_is_refused(tmp_path: Path, key: str, value: object) -> None:
-    fitted().save(tmp_path)
+    random_hmm(3, 10).save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(UserError):
@@ -375,7 +377,7 @@ def _one_missing(tensors: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("damage", [_not_a_number, _minus_infinity, _no_distribution, _other_type, _other_shape, _one_missing])
 def test_damaged_numbers_are_refused(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
-    fitted().save(tmp_path)
+    random_hmm(3, 10).save(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     damage(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
@@ -384,7 +386,7 @@ def test_damaged_numbers_are_refused(tmp_path: Path, damage: Callable[[dict[str,
 
 
 def test_a_cut_or_absent_file_is_refused(tmp_path: Path) -> None:
-    fitted().save(tmp_path)
+    random_hmm(3, 10).save(tmp_path)
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[:len(data) // 2])
     with pytest.raises(UserError, match="cannot be read"):
