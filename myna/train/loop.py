@@ -60,6 +60,9 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     bad_steps: int = 0
+    best_step: int = 0
+    "Of the looks at the validation text so far, the best; its weights are kept beside the present ones."
+    best_value: float = math.inf
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,13 +85,13 @@ def train(model: nn.Module, read_batch: Callable[[int], Batch], run: Run, option
     """
     optimizers = make_optimizers(model, options)
     fresh = Position(steps=run.steps, decay_start=decay_start(run.steps, options))
-    position, carry = _restore(model, optimizers, folder / "checkpoints", fresh)
+    position, carry, best = _restore(model, optimizers, folder / "checkpoints", fresh)
     log = Log(folder / "log.jsonl", position.step)
     watch = _Watch(run, options, position)
 
     def save() -> None:
         fsync(log.path)  # a checkpoint is never ahead of its log
-        save_run(model, optimizers, position, carry, folder / "checkpoints")
+        save_run(model, optimizers, position, carry, best, folder / "checkpoints")
         watch.saved(position)
 
     with stop_requested() as stop, track("training", run.steps, " steps") as advance, contextlib.closing(log):
@@ -108,13 +111,23 @@ def train(model: nn.Module, read_batch: Callable[[int], Batch], run: Run, option
                 raise UserError(f"the gradient was not finite {_BAD_STEPS} steps in a row (to step {position.step})", "a finite gradient",
                                 "start again in another --out with a lower --train.learning-rate")
             if position.step in look_steps(position.steps, options.validations):
-                _look(model, log, position, hooks)
+                value = _look(model, log, position, hooks)
+                if value <= position.best_value and math.isfinite(value):  # of equal ones the later
+                    position.best_step, position.best_value = position.step, value
+                    best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
                 watch.looked(position)
             if stop.is_set():
                 save()
                 raise Interrupted(f"stopped and saved at step {position.step} of {position.steps}; go on with --resume")
             if watch.should_save() or position.step == position.steps:
                 save()
+        if position.best_step < position.step and best:
+            model.load_state_dict(best)
+            said = (f"the weights of step {position.best_step} are kept: on the validation text they were better than all later ones "
+                    f"({position.best_value:.3f})")
+            say(said)
+            if not any(row.get("text") == said for row in read_log(log.path)):  # a finished run that is resumed says it again
+                log.write("note", position, text=said)
     return position
 
 
@@ -167,8 +180,8 @@ def split_rows(batch: Batch, micro_rows: int) -> list[slice]:
     return [slice(at, at + micro_rows) for at in range(0, rows, micro_rows)]
 
 
-def _look(model: nn.Module, log: Log, position: Position, hooks: Hooks) -> None:
-    """Measure the validation text and take a sample, without dropout."""
+def _look(model: nn.Module, log: Log, position: Position, hooks: Hooks) -> float:
+    """Measure the validation text and take a sample, without dropout; returns the first measure, lower is better."""
     model.eval()
     measured = hooks.validate()
     if measured:
@@ -179,6 +192,8 @@ def _look(model: nn.Module, log: Log, position: Position, hooks: Hooks) -> None:
         log.write("sample", position, text=text)
         say("  " + " ".join(text.split())[:76])
     model.train()
+    value = next(iter(measured.values()), math.inf)
+    return value if math.isfinite(value) else math.inf
 
 
 class _Watch:
@@ -258,9 +273,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def save_run(model: nn.Module, optimizers: list[torch.optim.Optimizer], position: Position, carry: Any, folder: Path) -> None:
-    """Write a checkpoint of everything the next step depends on."""
+def save_run(model: nn.Module, optimizers: list[torch.optim.Optimizer], position: Position, carry: Any, best: dict[str, Tensor],
+             folder: Path) -> None:
+    """Write a checkpoint of everything the next step, and the choice at the end, depend on."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     packed = []
     for number, optimizer in enumerate(optimizers):
         named, state = pack_optimizer(optimizer)
@@ -269,13 +286,15 @@ def save_run(model: nn.Module, optimizers: list[torch.optim.Optimizer], position
     if carry is not None:
         tensors |= {f"carry.{number}": tensor for number, tensor in enumerate(carry)}
     tensors["random"] = torch.get_rng_state()
-    save_checkpoint(folder, position.step, tensors, {"position": vars(position), "optimizers": packed, "carry": carry is not None})
+    counted = {**vars(position), "best_value": position.best_value if best else None}  # JSON has no infinity
+    save_checkpoint(folder, position.step, tensors, {"position": counted, "optimizers": packed, "carry": carry is not None})
 
 
-def _restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path, fresh: Position) -> tuple[Position, Any]:
+def _restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: Path, fresh: Position,
+             ) -> tuple[Position, Any, dict[str, Tensor]]:
     found = load_checkpoint(folder)
     if found is None:
-        return fresh, None
+        return fresh, None, {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in found.tensors.items():
         prefix, _, rest = name.partition(".")
@@ -292,7 +311,9 @@ def _restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: 
     torch.set_rng_state(found.tensors["random"].clone())
     carry = tuple(parts["carry"][str(i)].clone() for i in range(len(parts["carry"]))) if found.state["carry"] else None
     say(f"resumed at step {found.step}")
-    return Position(**found.state["position"]), carry
+    position = Position(**found.state["position"])
+    position.best_value = math.inf if position.best_value is None else position.best_value
+    return position, carry, {name: tensor.clone() for name, tensor in parts.get("best", {}).items()}
 
 
 @contextlib.contextmanager

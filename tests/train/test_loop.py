@@ -589,3 +589,43 @@ def test_rows_are_json_a_line_each_with_exact_numbers(tmp_path: Path) -> None:
     assert set(step) == {"event", "step", "loss", "gradient_norm", "learning_rate", "tokens", "seconds"}
     assert valid["loss"] == 1 / 3 and sample["text"] == "a\u2028b\x85漢\n"
     assert read_log(tmp_path / "absent") == []
+
+
+# ---- the best of the looks ----
+
+def scripted(values: list[float]) -> Hooks:
+    """Looks that measure what a test says, one after the other."""
+    left = iter(values)
+    return Hooks(lambda: {"bits_per_byte": next(left)})
+
+
+def test_the_weights_that_were_best_on_the_validation_text_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: dict[int, dict[str, Tensor]] = {}
+    model = decoder()
+
+    def watched(step: int) -> Batch:
+        seen[step] = weights(model)
+        return read(step)
+
+    train(model, watched, Run(8, 4), tuned(validations=4), tmp_path, scripted([2.5, 2.1, 2.2, 2.3]))
+    assert_same_bits(weights(model), seen[4])  # the second look came after step 4
+    (note,) = rows(tmp_path, "note")
+    assert "step 4" in note["text"] and "2.100" in note["text"] and note["text"] in capsys.readouterr().err
+    last = decoder()
+    train(last, read, Run(8, 4), tuned(validations=4), tmp_path / "falling", scripted([2.5, 2.4, 2.3, 2.2]))
+    assert not rows(tmp_path / "falling", "note") and not torch.equal(last.embed_tokens.weight, model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("stop", [3, 5, 7])
+def test_the_best_weights_survive_a_stop(stop: int, tmp_path: Path) -> None:
+    values = [2.5, 2.1, 2.2, 2.3]
+    whole = decoder()
+    train(whole, read, Run(8, 4), tuned(validations=4), tmp_path / "whole", scripted(values))
+    with pytest.raises(Interrupted):
+        train(decoder(), stopping(stop), Run(8, 4), tuned(validations=4), tmp_path / "cut", scripted(values))
+    again = decoder(seed=3)
+    train(again, read, Run(8, 4), tuned(validations=4), tmp_path / "cut", scripted(values[(stop + 1) // 2:]))
+    assert_same_bits(weights(again), weights(whole))
+    finished = decoder(seed=4)  # a run that had ended gives the same again
+    train(finished, read, Run(8, 4), tuned(validations=4), tmp_path / "cut", scripted([]))
+    assert_same_bits(weights(finished), weights(whole))
