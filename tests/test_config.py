@@ -54,7 +54,8 @@ def test_an_unknown_key_names_the_nearest_and_the_place() -> None:
     ("3", int, 3), (3, int, 3), (3.0, int, 3), ("1e-3", float, 0.001), (2, float, 2.0), ("-5", int, -5), ("x", str, "x"),
     ("true", bool, True), ("No", bool, False), (False, bool, False), ("0", bool, False), ("a/b", Path, Path("a/b")),
     ("none", int | None, None), (None, int | None, None), ("None", str | None, None), ("7", int | None, 7),
-    ("slow", Literal["fast", "slow"], "slow"), ("", tuple[str, ...], ()), ("none", tuple[str, ...] | None, None), ("a,b", tuple[str, ...], ("a", "b")), (["a,b"], tuple[str, ...], ("a,b",)),
+    ("slow", Literal["fast", "slow"], "slow"), ("", tuple[str, ...], ()), ("none", tuple[str, ...] | None, None),
+    ("a,b", tuple[str, ...], ("a", "b")), (["a,b"], tuple[str, ...], ("a,b",)),
     ("1,2", tuple[int, ...], (1, 2)),
 ])
 def test_convert(value: Any, kind: Any, expected: Any) -> None:

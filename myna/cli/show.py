@@ -63,7 +63,8 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     size = f"{human(sum(record.files.values()))}B in {len(record.files)} files"
     shape = ", ".join(f"{name} {value}" for name, value in record.shape if name != "parameters" and value)
     rows = [("shape", shape), ("mixture", _mixture(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size),
-            ("text", _text(record)), ("split", _split(record.split)), ("planned", _planned(record)), ("trained", _trained(record)), ("made by", _made(record))]
+            ("text", _text(record)), ("split", _split(record.split)), ("planned", _planned(record)),
+            ("trained", _trained(record)), ("made by", _made(record))]
     lines = [f"{record.name}: {_kind(record)}", *_rows([("opens in", _opened(record)), *rows])]
     if not report.metrics:
         lines += ["", "No scores are kept here: measure it with `myna evaluate`."]

@@ -65,7 +65,8 @@ def begin_with_vectors(model: Any, vectors: Vectors, tokenizer: Tokenizer, seed:
     import torch
     from torch import nn
 
-    table = next(module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module.num_embeddings >= tokenizer.vocab_size)
+    size = tokenizer.vocab_size
+    table = next(module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module.num_embeddings >= size)
     values, found = vectors.embeddings_for(tokenizer, table.shape[1], float(table.std()), seed)
     with torch.no_grad():
         table[: len(values)] = torch.from_numpy(values)

@@ -38,8 +38,8 @@ def test_a_build_is_described_in_80_columns(model: Path, capsys: pytest.CaptureF
 def test_json_has_the_stated_keys(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(model), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert list(value) == ["kind", "model_type", "family", "parameters", "vocab_size", "context", "files", "mixture", "report", "lineage", "plan",
-                           "actual"]
+    assert list(value) == ["kind", "model_type", "family", "parameters", "vocab_size", "context", "files", "mixture", "report", "lineage",
+                           "plan",                           "actual"]
     assert value["model_type"] == "qwen3" and value["family"] == "decoder" and value["vocab_size"] == 512 and value["context"] == 256
     assert value["parameters"] == 512 * 64 + 64  # the tied head is stored twice and counts once
     assert value["report"] == json.loads((model / "myna.json").read_text(encoding="utf-8"))["report"]

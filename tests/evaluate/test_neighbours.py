@@ -27,7 +27,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any, Any]
     texts = list(topics.values())[:40]
     corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "c", texts)
     tokenizer = train_tokenizer(corpus, TokenizerOptions(kind="words", vocab_size=1024))
-    streams = [np.array([id for text in part for id in [*tokenizer.encode(text), tokenizer.separator_id]]) for part in (texts[:34], texts[34:])]
+    streams = [np.array([id for text in part for id in [*tokenizer.encode(text), tokenizer.separator_id]])
+               for part in (texts[:34], texts[34:])]
     return tokenizer, *streams
 
 
@@ -66,8 +67,8 @@ def test_trained_vectors_know_more_than_chance_and_random_ones_nothing(made: tup
     assert report.differences["neighbour_accuracy"].value == pytest.approx(score.value - beside.value)
     assert report.improvements["neighbour_accuracy"].value == pytest.approx(100 * (score.value / beside.value - 1))
     rng = np.random.default_rng(0)
-    noise = Vectors(vectors.words, rng.normal(size=vectors.inputs.shape), rng.normal(size=vectors.inputs.shape), vectors.counts, vectors.facts,
-                    tokenizer)
+    tables = rng.normal(size=(2, *vectors.inputs.shape))
+    noise = Vectors(vectors.words, *tables, vectors.counts, vectors.facts, tokenizer)
     assert report_neighbours(noise, tokenizer, train, test, OPTIONS).metrics["neighbour_accuracy"].value == pytest.approx(0.5, abs=0.05)
 
 

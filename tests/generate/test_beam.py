@@ -101,7 +101,8 @@ def test_a_text_ends_where_it_is_told_to() -> None:
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    (SampleOptions(num_beams=2, n=3), "n is 3"), (SampleOptions(num_beams=2, top_k=5), "top_k"), (SampleOptions(num_beams=2, top_p=0.5), "top_p"),
+    (SampleOptions(num_beams=2, n=3), "n is 3"), (SampleOptions(num_beams=2, top_k=5), "top_k"),
+    (SampleOptions(num_beams=2, top_p=0.5), "top_p"),
     (SampleOptions(num_beams=2, temperature=0.5), "temperature"),
 ], ids=str)
 def test_what_a_search_does_not_read_is_refused(options: SampleOptions, words: str) -> None:
