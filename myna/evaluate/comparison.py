@@ -71,8 +71,9 @@ class Comparison:
             judged = "is significantly better than" if test.low > 0 else "is not distinguishable from"
             said.append(f"{better.family} {judged} {worse.family} on this text ({interval}).")
         limits = (f"Each had {self.minutes:g} minutes on this machine, one seed and the settings chosen for it; with more time, more text "
-                  "or other settings the order can change. The intervals say how far other text of this kind could move the scores, not "
-                  "how far another seed could; with several tests, about one in twenty is significant by chance. Perplexities are per token.")
+                  "or other settings the order can change. The intervals say how far other text of this kind could move the scores, "
+                  "not how far another seed could; with several tests, about one in twenty is significant by chance. Perplexities are "
+                  "per token.")
         return [*said, limits]
 
     def to_json(self) -> dict[str, Any]:
