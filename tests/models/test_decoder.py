@@ -16,6 +16,7 @@ from myna.models import decoder as decoder_module
 from myna.models.decoder import STYLES, Decoder, DecoderConfig, new_decoder
 from myna.models.decoder_files import decoder_places
 from myna.models.layers import drop
+from tests.docs_code import load_block
 from tests.models.decoders import CASES, SHAPE, as_ours, ours, reference, windows
 
 
@@ -83,6 +84,16 @@ def test_logits_loss_and_every_gradient_are_those_of_transformers(pair: tuple[An
         if not name.endswith("k_proj.bias") or mine.config.model_type != "gpt2":  # the softmax takes no notice of an equal shift
             assert gradient.abs().max() > 1e-5, name
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("case", [name for name, changes in CASES.items() if "rope_scaling" not in changes])
+def test_the_readable_version_in_the_documentation_gives_the_same_logits(case: str) -> None:
+    readable = load_block("docs/families/decoder.md")
+    model = ours(reference(**CASES[case]), **CASES[case])
+    ids = torch.tensor(rows(model, [40])[0])
+    with torch.no_grad():
+        expected = readable.logits(ids, dict(model.named_parameters()), model.config)
+        assert_close(model.logits(model.hidden(ids[None]))[0], expected)
 
 
 def test_with_a_cache_in_pieces_of_any_size_rows_are_scored_as_without(pair: tuple[Any, Decoder]) -> None:
