@@ -60,6 +60,7 @@ def import_arpa(path: Path, tokenizer: Tokenizer, strict: bool = True) -> Ngram:
         levels.pop()
     for level in levels:
         key = nodes[level.contexts] * tokenizer.vocab_size + ids[level.words]
+        level.backoffs[ids[level.words] == tokenizer.separator_id] = 0  # no context reaches across a separator
         order = np.argsort(key)
         nodes = np.empty(len(key), np.int64)
         nodes[order] = np.arange(len(key))

@@ -98,6 +98,18 @@ def test_unknown_words_share_their_probability(folder: Path, tmp_path: Path, cap
     assert row[tokenizer.separator_id] == pytest.approx(-0.5 - 1)
 
 
+def test_a_weight_after_the_end_of_a_document_is_not_used(folder: Path, tmp_path: Path) -> None:
+    path = foreign(tmp_path / "f.arpa", list("ab"))
+    text = path.read_text().replace("ngram 2=1\n", "ngram 2=2\nngram 3=1\n").replace("-0.2\t<s> a\n", "-0.2\t<s> a\t0\n-0.3\ta </s>\t-7\n")
+    path.write_text(text.replace("\\end", "\\3-grams:\n-0.1\t<s> a b\n\n\\end"))
+    tokenizer = Tokenizer.open(folder)
+    assert main(["import", str(path), str(tmp_path / "f"), "--tokenizer", str(folder)]) == 0
+    model, [a, b] = Ngram.open(tmp_path / "f"), tokenizer.encode("ab")
+    scores = model.log_probs([a, tokenizer.separator_id, b]) / np.log(10)
+    np.testing.assert_allclose(scores, [-0.2, -0.3, -0.5 - 1.30103], rtol=1e-6)
+    assert (model.compiled().scores(np.array([tokenizer.separator_id, a, tokenizer.separator_id, b])) / np.log(10) == scores).all()
+
+
 def test_what_does_not_fit_is_one_line(folder: Path, arpa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = Tokenizer.open(folder)
     other = tmp_path / "other"
