@@ -191,8 +191,14 @@ class Recurrent(nn.Module):
         return {"next_token": int((batch["labels"] != IGNORED).sum())}
 
     def loss(self, batch: Mapping[str, Tensor], carry: Carry = None) -> tuple[dict[str, tuple[Tensor, float]], Carry]:
-        """Next-token cross-entropy of rows that go on where `carry` (rows first) left off; returns it and the detached new carry."""
-        hidden, states = self._run(batch["input_ids"].T, carry or self.zero_state(len(batch["input_ids"])))
+        """Next-token cross-entropy of rows that go on where `carry` (rows first) left off; returns it and the detached new carry.
+
+        A row of which the batch says `fresh` (B,) starts from nothing instead.
+        """
+        state = carry or self.zero_state(len(batch["input_ids"]))
+        if "fresh" in batch:
+            state = tuple(part * (1 - batch["fresh"])[:, None, None] for part in state)
+        hidden, states = self._run(batch["input_ids"].T, state)
         total = linear_cross_entropy(hidden.flatten(0, 1), self.head(), batch["labels"].T.flatten())
         return {"next_token": (total, 1.0)}, tuple(part.detach() for part in _last(states))
 

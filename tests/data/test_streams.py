@@ -56,3 +56,14 @@ def test_a_text_shorter_than_one_step_is_an_error_in_one_line(rows: int, context
     with pytest.raises(UserError, match="1,003 tokens") as error:
         Streams(IDS, context, seed=0).read(0, rows)
     assert "\n" not in str(error.value)
+
+
+def test_every_row_forgets_at_its_own_steps_and_all_at_an_epochs_start() -> None:
+    streams = Streams(np.arange(100_000), 64, seed=0)
+    fresh = np.stack([streams.read(step, 8)["fresh"] for step in range(195)])
+    assert fresh[0].all() and streams.read(195, 8)["fresh"].all()  # 100,000 // 8 // 64 steps
+    for row in range(8):
+        steps = np.flatnonzero(fresh[1:, row]) + 1
+        assert (np.diff(steps) == 1024 // 64).all() and len(steps) in (12, 13)
+    assert fresh[1:].sum(1).max() == 1
+    assert Streams(np.arange(100_000), 4096, seed=0).read(1, 8)["fresh"].all()  # a window longer than that

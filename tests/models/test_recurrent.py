@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +169,19 @@ def test_windows_with_a_carried_state_have_the_losses_of_one_long_pass(kind: str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_row_starts_from_nothing_and_the_others_go_on(kind: str) -> None:
+    model, batch = recurrent(kind), batch_of(recurrent(kind), 3, 5)
+    carry = carry_of(model, 3)
+    _, new = model.loss({**batch, "fresh": torch.tensor([0, 1, 0])}, carry)
+    _, kept = model.loss(batch, carry)
+    _, started = model.loss(batch)
+    assert new is not None and kept is not None and started is not None
+    for ours, going_on, starting in zip(new, kept, started, strict=True):
+        assert torch.equal(ours[[0, 2]], going_on[[0, 2]]) and torch.equal(ours[1], starting[1])
+        assert not torch.equal(going_on[1], starting[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_however_rows_are_cut_up_the_gradient_and_the_carry_are_the_same(kind: str) -> None:
     model, carry = recurrent(kind), carry_of(recurrent(kind), 5)
     batch = batch_of(model, 5, 8)
@@ -306,16 +318,17 @@ def test_a_cut_further_back_than_the_states_kept_reads_the_ids_again(kind: str) 
 def test_memory_of_a_state_does_not_grow_with_its_rows_length() -> None:
     model = recurrent("lstm")
     state: RecurrentState = model.start(2)
+
+    def held() -> int:
+        parts = [part for latest in state._latest for states in latest for part in states]
+        assert len(parts) == 2 * 64 * 2  # rows, states of each, h and c
+        return sum({part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts}.values())
+
     model.step([[1] * 900, [2] * 300], state)
-    for _ in range(100):
+    after_prefill = held()
+    for _ in range(70):
         model.step([[1], [2]], state)
-
-    def held(state: RecurrentState) -> Iterator[int]:
-        for latest in state._latest:
-            assert len(latest) == 64
-            yield from {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for parts in latest for part in parts}.values()
-
-    assert sum(held(state)) <= 2 * 64 * 2 * 2 * 12 * 4 * 3
+    assert held() == after_prefill == 2 * 64 * 2 * 2 * 12 * 4
 
 
 # ---- files ----
