@@ -30,7 +30,7 @@ from myna.evaluate.language import sample_documents, shard_text
 from myna.files import lock, read_json, write_json
 from myna.generate.options import SampleOptions
 from myna.generate.text import generate_text
-from myna.models.families import CAUSAL, Family
+from myna.models.families import CAUSAL
 from myna.models.mixture import Mixture, fit_weights, write_mixture
 from myna.models.pretrained import load_model
 from myna.models.protocol import LanguageModel

@@ -14,6 +14,7 @@ from myna.models.mixture import MIXTURE, Mixture, fit_weights, open_mixture, wri
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
 from myna.models.pretrained import load_directory, load_model
+from tests.docs_code import load_block
 
 
 def ids(seed: int, count: int = 600) -> np.ndarray[Any, Any]:
@@ -45,6 +46,19 @@ def test_the_weights_are_those_with_the_fewest_bits() -> None:
     assert fitted.bits == pytest.approx(tried[best], abs=1e-6) and fitted.weights[0] == pytest.approx(best, abs=2e-3)
     assert sum(fitted.weights) == pytest.approx(1) and fitted.tokens == sum(map(len, DOCUMENTS))
     assert fitted.member_bits == pytest.approx([bits(members, 1.0), bits(members, 0.0)]) and fitted.bits <= min(fitted.member_bits) + 1e-6
+
+
+def test_weights_and_sums_are_those_of_the_readable_version() -> None:
+    readable = load_block("docs/families/mixture.md")
+    members = [*models(), fit_ngram(ids(3), ids(3), 12, 0, NgramOptions(order=2))]
+    texts = [text for text in DOCUMENTS if text]
+    chances = np.exp(np.stack([np.concatenate([member.log_probs(text) for text in texts]) for member in members]).astype(np.float64)).T.tolist()
+    fitted, weights = fit_weights(members, DOCUMENTS), readable.fit_weights(chances)
+    assert fitted.bits == pytest.approx(readable.bits(weights, chances), abs=1e-5)
+    assert fitted.weights == pytest.approx(weights, abs=0.02)
+    mixture = Mixture(members, ["a", "b", "c"], weights)
+    found = np.exp(np.concatenate([mixture.log_probs(text) for text in texts]))
+    np.testing.assert_allclose(found, [readable.mix(weights, row) for row in chances], rtol=1e-4)
 
 
 def test_a_member_that_only_harms_gets_no_weight() -> None:
