@@ -171,13 +171,13 @@ def test_the_marks_of_a_tokenizer(tokenizer: Tokenizer, tmp_path: Path) -> None:
     found = read_marks(tokenizer)
     assert tokenizer.tokens([found.mask_id, found.cls_id, found.separator_id]) == ["<|mask|>", "<|cls|>", "<|endoftext|>"]
     assert found.special.sum() == len(tokenizer.special_ids) and len(found.starts) == tokenizer.vocab_size
-    ids = tokenizer.encode("desire 鸟只一有 creatures")
+    ids = tokenizer.encode("desire 鸟只一有 (creatures")
     read = Masked(np.array(ids * 50), 64, 0, found, MaskingOptions(whole_word=True))
     words = read.words(np.array([[found.cls_id, *ids, found.separator_id]]))[0]
     assert words[0] == words[-1] == -1
     grouped = ["".join(tokenizer.decode_bytes([id]).decode("latin-1") for id, w in zip(ids, words[1:-1], strict=True) if w == word)
                for word in dict.fromkeys(words[1:-1].tolist())]
-    assert [piece.encode("latin-1").decode() for piece in grouped] == ["desire", " ", "鸟", "只", "一", "有", " creatures"]
+    assert [piece.encode("latin-1").decode() for piece in grouped] == ["desire", " ", "鸟", "只", "一", "有", " ", "(", "creatures"]
     with pytest.raises(UserError, match=r"<\|mask\|>"):
         read_marks(train_tokenizer(write_corpus(tmp_path / "c", ["abc " * 100]), TokenizerOptions(vocab_size=320)))
 

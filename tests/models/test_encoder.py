@@ -100,6 +100,8 @@ def compare(mine: Encoder, model: Any) -> None:
         same(mine.encode(rows["input_ids"], rows["attention_mask"]),  # types left out are zeros
              model(rows["input_ids"], attention_mask=rows["attention_mask"], output_hidden_states=True).hidden_states[-1],
              rows["attention_mask"])
+        everywhere = model(rows["input_ids"], output_hidden_states=True).hidden_states[-1]  # padding taken for text
+        torch.testing.assert_close(mine.encode(rows["input_ids"]), everywhere, **CLOSE)
         logits = out.get("logits", out.get("prediction_logits"))
         if mine.head is not None:
             same(mine.logits(hidden), logits, rows["attention_mask"])
