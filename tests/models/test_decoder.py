@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from myna.models import decoder as decoder_module
+from myna.models import layers as layers_module
 from myna.models.decoder import STYLES, Decoder, DecoderConfig, new_decoder
 from myna.models.decoder_files import decoder_places
 from myna.models.layers import drop
@@ -284,6 +285,16 @@ def test_dropout_is_for_training_alone(case: str) -> None:
     assert (model.log_probs(document) == plain.log_probs(document)).all()  # scoring leaves nothing out, in training mode too
     assert (model.step([document], model.start()) == plain.step([document], plain.start())).all()
     assert float(model.eval().loss(batch)[0]["next_token"][0].detach()) == exact
+
+
+def test_dropout_is_of_the_embeddings_and_of_what_each_part_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ours(reference(), dropout=0.3).train()
+    seen: list[float] = []
+    for module in (decoder_module, layers_module):
+        monkeypatch.setattr(module, "drop", lambda x, share: seen.append(share) or torch.zeros_like(x))
+    hidden = model.hidden(windows(rows(model, [9]))["input_ids"], 0.3)
+    assert seen == [0.3] * (1 + 2 * 2)
+    assert (hidden == 0).all()  # so what is dropped is all that the stream is made of
 
 
 def test_dropout_leaves_out_a_share_and_keeps_the_mean() -> None:
