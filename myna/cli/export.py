@@ -1,4 +1,4 @@
-r"""`myna export DIR --to gguf --out FILE`: write the model for other programs: GGUF for llama.cpp, ARPA for KenLM and its like.
+r"""`myna export DIR --to gguf --out FILE`: write the model for other programs: GGUF for llama.cpp, ARPA for KenLM, word2vec's text.
 
     myna export my-model --to gguf --out my-model.gguf --quantize q8_0
     myna export my-model/ngram --to arpa --out my-model.arpa
@@ -22,7 +22,8 @@ _PROMPTS = 5  # of the tokenizer's golden texts: English, Chinese, both mixed, m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `myna export`."""
     parser.add_argument("model", metavar="DIR", help="model directory")
-    parser.add_argument("--to", choices=("gguf", "arpa"), default="gguf", help="the format: gguf (default), of an n-gram arpa")
+    parser.add_argument("--to", choices=("gguf", "arpa", "word2vec"), default="gguf",
+                        help="the format: gguf (default), of an n-gram arpa, of word vectors (or a neural model's table) word2vec")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write")
     parser.add_argument("--quantize", choices=_QUANTIZE, help="how GGUF stores matrices (default f16; q8_0 is half of it)")
 
@@ -32,7 +33,25 @@ def run(args: argparse.Namespace) -> int:
     folder, out = existing(args.model), Path(args.out)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder", "a file to write", f"try --out {out / (folder.resolve().name + '.' + args.to)}")
+    if args.to == "word2vec":
+        return _export_word2vec(folder, out, args)
     return _export_arpa(folder, out, args) if args.to == "arpa" else _export_gguf(folder, out, args)
+
+
+def _export_word2vec(folder: Path, out: Path, args: argparse.Namespace) -> int:
+    from myna.formats.word2vec import write_word2vec
+    from myna.models.pretrained import read_config
+    from myna.models.vectors import open_vectors
+
+    if args.quantize:
+        raise UserError("--quantize with --to word2vec", "decimal numbers, which the format holds", "leave --quantize out")
+    read_config(folder)  # says what is wrong with a path that is no model directory
+    vectors = open_vectors(folder)
+    words = write_word2vec(vectors, out)
+    say(f"{out}: {human(out.stat().st_size)}B, {words:,} words of {vectors.table.shape[1]} numbers")
+    if args.json:
+        print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "words": words, "hidden_size": vectors.table.shape[1]}))
+    return 0
 
 
 def _export_arpa(folder: Path, out: Path, args: argparse.Namespace) -> int:

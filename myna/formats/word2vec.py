@@ -9,6 +9,7 @@ UTF-8 and hold no space. The sizes in the first line are a claim: nothing is all
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,12 @@ def write_word2vec(vectors: WordTable, path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
     return len(vectors.words)
+
+
+def is_word2vec(path: Path) -> bool:
+    """Tell whether a file begins as the format does: two whole numbers on a line."""
+    with path.open("rb") as file:
+        return re.fullmatch(rb"\d+[ \t]+\d+\s*", file.readline(1000)) is not None
 
 
 def read_word2vec(path: Path) -> tuple[list[str], npt.NDArray[np.float32]]:

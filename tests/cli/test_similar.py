@@ -41,3 +41,26 @@ def test_what_cannot_be_asked(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["similar", str(folder), "king", "--n", "0"]) == 2
     assert main(["similar", str(tmp_path / "none"), "king"]) == 2
     assert "no such model directory" in capsys.readouterr().err
+
+
+def test_out_to_the_word2vec_format_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(folder), "--to", "word2vec", "--out", str(tmp_path / "v.vec"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["words"] == 5
+    assert main(["import", str(tmp_path / "v.vec"), str(tmp_path / "again"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hidden_size"] == 3
+    assert main(["similar", str(tmp_path / "again"), "king", "--n", "1"]) == 0
+    assert capsys.readouterr().out == "  0.707  man\n"
+    assert main(["show", str(tmp_path / "again")]) == 0
+    assert "word vectors" in capsys.readouterr().out
+
+
+def test_what_cannot_be_exported_or_imported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(folder), "--to", "word2vec", "--out", str(tmp_path / "v.vec"), "--quantize", "f16"]) == 2
+    (tmp_path / "bad.vec").write_text("2 2\na 1 2\n")
+    assert main(["import", str(tmp_path / "bad.vec"), str(tmp_path / "new")]) == 2
+    assert "ends after 1" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "bad.vec"), str(tmp_path / "new"), "--tokenizer", str(folder)]) == 2
+    (tmp_path / "bad.arpa").write_text("\\data\\\n")
+    assert main(["import", str(tmp_path / "bad.arpa"), str(tmp_path / "new")]) == 2
+    assert "without --tokenizer" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -31,6 +31,15 @@ def test_what_others_write_is_read(tmp_path: Path) -> None:
     assert (words, table.tolist()) == (["a", "b"], np.array([[1, 2e-3, -3.5], [0.5, 0, 1]], np.float32).tolist())
 
 
+def test_what_gensim_wrote_is_read(tmp_path: Path) -> None:
+    """Written by gensim 4.4.0: KeyedVectors(3), add_vectors of these three words and float32 rows, save_word2vec_format."""
+    golden = "3 3\nking 0.1 -2e-05 3.0\nqueen 0.33333334 0.6666667 1e-08\n春眠 1.0 0.0 -1.0\n"
+    (tmp_path / "v.vec").write_text(golden, encoding="utf-8")
+    words, table = read_word2vec(tmp_path / "v.vec")
+    assert words == ["king", "queen", "春眠"]
+    np.testing.assert_array_equal(table, np.array([[0.1, -2e-5, 3], [1 / 3, 2 / 3, 1e-8], [1, 0, -1]], np.float32))
+
+
 def test_gensim_reads_and_writes_it_alike(tmp_path: Path) -> None:
     gensim = pytest.importorskip("gensim")
     vectors = _vectors(["king", "queen", "春眠"])

@@ -193,7 +193,8 @@ def test_saved_and_opened_it_is_the_same(made: Vectors, parted: Vectors, tmp_pat
 @pytest.mark.parametrize(("file", "change"), [
     ("config.json", {"vocab_size": 13}), ("config.json", {"hidden_size": 0}), ("config.json", {"buckets": -1}),
     ("config.json", {"buckets": "x"}), ("config.json", {"hidden_size": 1 << 30}), ("config.json", {"model_type": "ngram"}),
-    ("words.json", {"words": ["a"]}), ("words.json", {"counts": [-1] * 12}), ("words.json", {"words": [3] * 12}), ("model.safetensors", None)])
+    ("words.json", {"words": ["a"]}), ("words.json", {"counts": [-1] * 12}), ("words.json", {"words": [3] * 12}),
+    ("model.safetensors", None)])
 def test_damaged_directories_are_refused(made: Vectors, tmp_path: Path, file: str, change: dict[str, Any] | None) -> None:
     made.save(tmp_path)
     if change is None:
