@@ -8,7 +8,9 @@ A row is one of four kinds, drawn anew in every epoch:
 - begin: source = the separator alone, target = the window, moved to the next beginning of a document where it holds one;
 - blank: some spans of the window are each replaced by a sentinel; target = each sentinel with what it stands for, one sentinel
   more, and the separator (section 3.1.4: 15 % of the tokens, 3 tokens a span on average).
-A source never reaches back into the document before. Everything is a pure function of (seed, row number), by `Order` and hashes.
+A source never reaches back into the document before, and ends with the separator, as T5's and Marian's do: a mark at a known distance
+from everything before it, in a model whose attention between the two sides knows no positions.
+Everything is a pure function of (seed, row number), by `Order` and hashes.
 
     reader = Spans(ids, context=128, seed=0, separator_id=0, sentinel_ids=range(500, 532), options=SpanOptions())
     reader.read(step=0, rows=16)["labels"]        # (16, 128)
@@ -75,8 +77,9 @@ class Spans:
 
     def _sizes(self) -> tuple[int, int]:
         """Return how many tokens of a window are hidden, and in how many spans."""
-        hidden = min(max(1, round(self.context * self.options.noise_density)), self.context - 1)
-        return hidden, min(max(1, round(hidden / self.options.mean_span_length)), self.context - hidden, len(self.sentinel_ids) - 1)
+        window = self.context - 1  # the separator after it needs a place
+        hidden = min(max(1, round(window * self.options.noise_density)), window - 1)
+        return hidden, min(max(1, round(hidden / self.options.mean_span_length)), window - hidden, len(self.sentinel_ids) - 1)
 
     def read(self, step: int, rows: int) -> dict[str, Array]:
         """Return the rows of optimizer step `step` (from 0): input_ids, attention_mask (B, S), decoder_input_ids, labels (B, T)."""
@@ -97,16 +100,16 @@ class Spans:
         kind_word, length_word, span_word = (int.from_bytes(digest[at : at + 8], "little") for at in (0, 8, 16))
         kind = self._kind(kind_word / 2.0**64)
         if kind == "blank":
-            return kind, *hide_spans(self._take(start, self.context), *self._cut(span_word), self.sentinel_ids, self.separator_id)
+            return kind, *hide_spans(self._take(start, self.context - 1), *self._cut(span_word), self.sentinel_ids, self.separator_id)
         if kind == "begin":
-            before = self._take(start - 1, self.context)
-            found = np.flatnonzero(before == self.separator_id)
+            found = np.flatnonzero(self._take(start - 1, self.context) == self.separator_id)
             start += int(found[0]) if len(found) else 0
             return kind, np.array([self.separator_id]), self._take(start, self.context)
-        length = self.context if kind == "whole" else 1 + length_word % self.context
+        length = self.context - 1 if kind == "whole" else 1 + length_word % (self.context - 1)
         source = self._take(start - length, length)
-        ends = np.flatnonzero(source == self.separator_id)  # a document's source begins with the separator before it
-        return kind, source[ends[-1] :] if len(ends) else source, self._take(start, self.context)
+        ends = np.flatnonzero(source == self.separator_id)
+        source = source[ends[-1] + 1 :] if len(ends) else source
+        return kind, np.append(source, self.separator_id), self._take(start, self.context)
 
     def _kind(self, drawn: float) -> str:
         o = self.options
@@ -125,7 +128,7 @@ class Spans:
     def _cut(self, word: int) -> tuple[Array, Array]:
         """Draw the lengths of kept and hidden spans, in turn; a window begins with a kept one and ends with a hidden one."""
         hidden, spans = self._sizes()
-        return _parts(self.context - hidden, spans, word), _parts(hidden, spans, word ^ _MIX[0])
+        return _parts(self.context - 1 - hidden, spans, word), _parts(hidden, spans, word ^ _MIX[0])
 
 
 def hide_spans(window: Array, kept: Array, hidden: Array, sentinel_ids: Sequence[int], separator_id: int) -> tuple[Array, Array]:
@@ -137,6 +140,7 @@ def hide_spans(window: Array, kept: Array, hidden: Array, sentinel_ids: Sequence
         source += [*window[at : at + keep].tolist(), sentinel]
         target += [sentinel, *window[at + keep : at + keep + hide].tolist()]
         at += keep + hide
+    source.append(separator_id)
     target += [sentinel_ids[len(kept)], separator_id]
     return np.array(source, np.int64), np.array(target, np.int64)
 

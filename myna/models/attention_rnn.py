@@ -28,7 +28,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from myna.models.directory import Place, choice, fill_model, number, separator, whole
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import Ids, LogProbs
-from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_chunks
+from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_windows
 
 _EMBEDDING_STD = 0.1  # of a tied table: large enough to be read as input, small enough that the first loss is near ln V
 _GROWTH = 64  # steps for which room is made at a time
@@ -227,14 +227,14 @@ class AttentionRnn(nn.Module):
 
     @torch.inference_mode()
     def log_probs(self, ids: Sequence[int], source: Sequence[int] | None = None) -> LogProbs:
-        """Score one document: (T,) natural log-probabilities, in chunks as `EncoderDecoder.log_probs` does."""
+        """Score one document: (T,) natural log-probabilities, in windows as `EncoderDecoder.log_probs` does."""
         def score(sources: list[list[int]], targets: list[list[int]]) -> Iterator[Tensor]:
             inputs, _ = pad_rows([[self.separator_id, *target[:-1]] for target in targets])
             hidden, _ = self.decode(inputs, *self.encode(*pad_rows(sources)))
             for row, target in enumerate(targets):
                 yield -F.cross_entropy(self.logits(hidden[row, : len(target)]), torch.tensor(target), reduction="none")
 
-        return score_in_chunks(ids, source, self.separator_id, self.config.max_position_embeddings, score)
+        return score_in_windows(ids, source, self.separator_id, self.config.max_position_embeddings, score)
 
 
 def open_attention_rnn(folder: Path, config: dict[str, Any]) -> AttentionRnn:

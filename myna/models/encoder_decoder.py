@@ -25,7 +25,7 @@ from myna.models.cache import Cache
 from myna.models.encoder_decoder_layers import BART_OFFSET, Linear, Stack, sinusoid_table
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import Ids, LogProbs
-from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_chunks
+from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_windows
 
 
 @dataclass(frozen=True)
@@ -267,8 +267,8 @@ class EncoderDecoder(nn.Module):
     def log_probs(self, ids: Sequence[int], source: Sequence[int] | None = None) -> LogProbs:
         """Score one document: (T,) natural log-probabilities.
 
-        In chunks of `max_length` ids; the source of a chunk is the text before it, the separator included, up to `max_length` ids.
-        With a source given there is one chunk: raises ValueError when the document is longer.
+        In windows of `max_length` ids, half of one apart; the source of a window is the text before it, up to `max_length` ids with
+        the separator that ends it. With a source given there is one window: raises ValueError when the document is longer.
         """
         def score(sources: list[list[int]], targets: list[list[int]]) -> Iterator[Tensor]:
             inputs, _ = pad_rows([[self.config.decoder_start_token_id, *target[:-1]] for target in targets])
@@ -276,4 +276,4 @@ class EncoderDecoder(nn.Module):
             for row, target in enumerate(targets):
                 yield -F.cross_entropy(self.logits(hidden[row, : len(target)]), torch.tensor(target), reduction="none")
 
-        return score_in_chunks(ids, source, self.separator_id, self.config.max_position_embeddings, score)
+        return score_in_windows(ids, source, self.separator_id, self.config.max_position_embeddings, score)

@@ -1,4 +1,4 @@
-"""What models with a source share: rows padded side by side, batches cut to what is in them, long documents scored in chunks.
+"""What models with a source share: rows padded side by side, batches cut to what is in them, long documents scored in windows.
 
     ids, mask = pad_rows([[5, 6], [7]])     # [[5, 6], [7, 0]], [[True, True], [True, False]]
 
@@ -72,23 +72,25 @@ def _ends(wanted: Tensor) -> Tensor:
     return (wanted.long() * torch.arange(1, wanted.shape[1] + 1)).amax(1)
 
 
-def score_in_chunks(ids: Sequence[int], source: Sequence[int] | None, separator_id: int, longest: int,
-                    score: Callable[[list[list[int]], list[list[int]]], Iterable[Tensor]]) -> LogProbs:
-    """Score a document, chunk by chunk of `longest` ids, each given what stands before it (or the one chunk given `source`).
+def score_in_windows(ids: Sequence[int], source: Sequence[int] | None, separator_id: int, longest: int,
+                     score: Callable[[list[list[int]], list[list[int]]], Iterable[Tensor]]) -> LogProbs:
+    """Score a document in windows of `longest` ids, each begun half of that after the one before and scored where that one ended.
 
+    The source of a window is the document before it, as much as fits, and the separator; or, for one window alone, the `source` given.
     score: log-probabilities of the ids of each target, given the sources.
     """
     if source is not None and len(ids) > longest:
         raise ValueError(f"a target of {len(ids)} ids does not fit the context of {longest}")
-    stream = [separator_id, *ids]
-    starts = range(0, len(ids), longest)
-    scores = np.empty(len(ids), dtype=np.float32)
+    length, stride = len(ids), max(1, longest // 2)
+    starts = [0, *range(stride, length - longest + stride, stride)] if length > longest else [0] if length else []
+    scores = np.empty(length, dtype=np.float32)
     rows = max(1, _SCORED_AT_ONCE // longest)
     for first in range(0, len(starts), rows):
         group = starts[first : first + rows]
-        before = [stream[max(0, at + 1 - longest) : at + 1] if source is None else list(source) or [separator_id] for at in group]
-        for at, found in zip(group, score(before, [list(ids[at : at + longest]) for at in group]), strict=True):
-            scores[at : at + len(found)] = found.float().numpy()
+        given = [[*ids[max(0, at - longest + 1) : at], separator_id] if source is None else list(source) or [separator_id] for at in group]
+        for at, found in zip(group, score(given, [list(ids[at : at + longest]) for at in group]), strict=True):
+            new = longest - stride if at else 0
+            scores[at + new : at + len(found)] = found[new:].float().numpy()
     return scores
 
 
