@@ -89,6 +89,10 @@ def test_log_probs_are_the_bits_of_step_and_every_row_sums_to_one(model: Unbound
 def test_a_history_does_not_cross_a_separator(model: Unbounded) -> None:
     rows = model.step([[3, 4, 5, SEPARATOR, 2, 1], [SEPARATOR, 2, 1], [1, SEPARATOR, SEPARATOR, 2, 1]], model.start(3))
     assert (rows == rows[0]).all()
+    corpus = stream(0).tolist()  # a piece of the training text itself, which the index would know across its separator
+    at = next(i for i in range(10, len(corpus)) if corpus[i] == SEPARATOR and SEPARATOR not in corpus[i + 1:i + 8])
+    across, within = model.step([corpus[at - 6:at + 8], corpus[at:at + 8]], model.start(2))
+    assert (across == within).all()
     documents = [part[part != SEPARATOR] for part in np.split(stream(4), np.flatnonzero(stream(4) == SEPARATOR) + 1)]
     together = model.log_probs(stream(4))[stream(4) != SEPARATOR]
     assert (together == np.concatenate([model.log_probs(part) for part in documents if len(part)])).all()
@@ -143,6 +147,17 @@ def test_truncated_long_rows_go_on_as_if_they_had_been_short(model: Unbounded) -
     again = model.step([document[50:52], document[30:31], [5]], state)
     for row, ids in zip(again, (document[:52], document[:31], [*document[:30], 5]), strict=True):
         assert (row == model.step([ids], model.start())[0]).all()
+
+
+def test_a_repeated_row_goes_its_own_way(model: Unbounded) -> None:
+    piece = stream(0)[20:40].tolist()
+    state = model.start()
+    model.step([piece], state)
+    state.select([0, 0])
+    for ids in ([[1], [2]], [[3], [4]]):
+        after = model.step(ids, state)
+    for row, ids in zip(after, ([1, 3], [2, 4]), strict=True):
+        assert (row == model.step([[*piece, *ids]], model.start())[0]).all()
 
 
 def test_a_context_seen_too_often_is_left_to_the_base() -> None:
