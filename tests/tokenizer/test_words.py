@@ -52,6 +52,14 @@ def test_a_known_word_is_one_token(words: Tokenizer) -> None:
     assert words.whole_words
 
 
+def test_a_rare_word_beats_two_frequent_parts() -> None:
+    counts = count_words([" now" * 10_000, "here\n" * 10_000, " nowhere" * 2], {})
+    assert counts[" now"] == counts["here"] == 10_000
+    model = build_words(counts, {}, room=100)
+    assert model.encode("Ġnowhere").tokens == ["Ġnowhere"]
+    assert model.encode("Ġnowherehere").tokens == ["Ġnowhere", "here"]
+
+
 def test_words_seen_often_are_kept_and_rare_ones_fall_to_pieces(tmp_path: Path) -> None:
     text = "apple banana apple banana cherry\n" * 5 + "durian fig\n"
     made = train_tokenizer(write_corpus(tmp_path / "c", [text]), TokenizerOptions(kind="words"))
