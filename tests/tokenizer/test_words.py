@@ -23,7 +23,7 @@ from myna.tokenizer.words import build_words, count_words, learn_words, read_wor
 from tests.tokenizer.conftest import CHINESE
 from tests.tokenizer.corpora import write_corpus
 
-TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aAbst' \n\t\u3000春眠不觉你好，。12<|>_")), max_size=60)
+TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aAbst' \n\t\u3000春眠你好，。12<|>_")), max_size=60)
 
 
 def test_500_texts_survive_and_two_other_programs_give_the_same_ids(words: Tokenizer, tmp_path: Path) -> None:
