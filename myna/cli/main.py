@@ -124,7 +124,7 @@ def _shown(value: Any) -> str:
 def _metavar(option: Option) -> str:
     """Name what a flag takes by its type."""
     kind = option.type
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(a for a in typing.get_args(kind) if a is not type(None))
     if typing.get_origin(kind) is typing.Literal:
         choices = "|".join(map(str, typing.get_args(kind)))

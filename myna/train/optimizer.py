@@ -78,17 +78,17 @@ def make_optimizers(model: nn.Module, options: TrainOptions) -> list[Optimizer]:
     matrices = [p for name, p in named if p.ndim == 2 and name not in names]
     tables = [p for name, p in named if p.ndim == 2 and name in names]
     vectors = [p for _, p in named if p.ndim != 2]
-    rate, table_rate = options.learning_rate, options.embedding_learning_rate
-    if rate is None or table_rate is None:
-        raise ValueError("the learning rates are left to the family: settle the options first")
+    rate, table_rate, decay = options.learning_rate, options.embedding_learning_rate, options.weight_decay
+    if rate is None or table_rate is None or decay is None:
+        raise ValueError("the rates are left to the family: settle the options first")
     betas = (options.beta1, options.beta2)
     optimizers: list[Optimizer]
     if options.optimizer == "muon":
         other = [{"params": tables + vectors, "lr": table_rate, "weight_decay": 0.0}]
-        optimizers = [Muon(matrices, rate, options.momentum, options.weight_decay)] if matrices else []
+        optimizers = [Muon(matrices, rate, options.momentum, decay)] if matrices else []
         optimizers.append(AdamW(other, betas=betas, eps=1e-10))
     else:
-        groups: list[dict[str, Any]] = [{"params": matrices + tables, "weight_decay": options.weight_decay},
+        groups: list[dict[str, Any]] = [{"params": matrices + tables, "weight_decay": decay},
                                         {"params": vectors, "weight_decay": 0.0}]
         match options.optimizer:
             case "adamw":

@@ -46,14 +46,14 @@ class PlanOptions:
 class TrainOptions:
     """How to train."""
 
-    optimizer: Literal["muon", "adamw", "adam", "sgd"] = "muon"
-    "muon trains the matrices inside the layers with Muon and the rest with AdamW; adamw, adam and sgd train all."
+    optimizer: Literal["muon", "adamw", "adam", "sgd"] | None = None
+    "muon: Muon for the matrices inside the layers, AdamW for the rest; none is adamw for recurrent models, muon for the others."
     learning_rate: float | None = None
-    "Peak rate of the layers' matrices; none is 0.03 for muon, 0.003 for adamw and adam, 0.1 for sgd."
+    "Peak rate of the layers' matrices; none is what the family trains best with (docs/training.md)."
     embedding_learning_rate: float | None = None
     "Peak rate of embeddings, head and norms under muon; none is 0.03."
-    weight_decay: float = 0.01
-    "Weight decay of the matrices: decoupled for muon and adamw, added to the gradient for adam and sgd."
+    weight_decay: float | None = None
+    "Decay of the matrices: decoupled for muon and adamw, added to the gradient for adam and sgd; none is the family's."
     momentum: float = 0.95
     "Momentum of muon and sgd."
     beta1: float = 0.8

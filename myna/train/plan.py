@@ -212,7 +212,7 @@ def predict_memory(model: nn.Module, batch: Batch, micro_rows: int, train: Train
     names: set[str] = model.table_names()  # type: ignore[operator]
     tables = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and (name in names or p.ndim != 2))
     weights = sum(p.numel() for p in parameters)
-    moments = {"muon": weights + tables, "sgd": weights}.get(train.optimizer, 2 * weights)  # Muon and SGD keep one for each weight
+    moments = {"muon": weights + tables, "sgd": weights}.get(train.optimizer or "", 2 * weights)  # Muon and SGD keep one for each weight
     one, two = (count_kept(model, {name: tensor[:rows] for name, tensor in batch.items()}) for rows in (1, 2))
     kept = one if micro_rows == 1 or len(batch["input_ids"]) == 1 else one + (two - one) * (micro_rows - 1)
     return current_memory() + RUNTIME_BYTES + 4 * (weights + moments) + kept

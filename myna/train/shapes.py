@@ -30,6 +30,8 @@ class Settings:
     batches: tuple[tuple[float, int], ...]  # (tokens seen in all, up to which) -> tokens of an optimizer step
     rates: dict[str, float]
     embedding_rate: float = 0.03
+    optimizer: str = "muon"
+    weight_decay: float = 0.01
 
 
 _DECODER = Settings(
@@ -40,9 +42,12 @@ _DECODER = Settings(
     # the batch may grow with the tokens (McCandlish et al. 2018); small ones learn more per token, large ones cost fewer updates
     batches=((4e6, 2048), (1.6e7, 4096), (1e8, 8192), (float("inf"), 32768)),
     rates=RATES)
+# at equal time one layer of 256 was ahead of 384 and 512 up to 2M tokens; AdamW at 0.016 ahead of Muon, many short rows ahead of few
+# long ones (docs/log.md); the larger rungs are a choice
 _RECURRENT = Settings(
-    ladder=((1, 128), (1, 256), (1, 384), (1, 512), (2, 512), (2, 768), (2, 1024)), tokens_per_weight=0.3,
-    contexts=((float("inf"), 64),), batches=((1e7, 2048), (float("inf"), 4096)), rates=RATES)
+    ladder=((1, 128), (1, 256), (1, 384), (1, 512), (2, 512), (2, 768), (2, 1024)), tokens_per_weight=3.0,
+    contexts=((float("inf"), 32),), batches=((1e7, 1024), (float("inf"), 4096)), rates=RATES | {"adamw": 0.016, "adam": 0.016},
+    optimizer="adamw", weight_decay=0.3)
 _ENCODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)),
                                batches=((4e6, 4096), (1e8, 8192), (float("inf"), 32768)))
 _ENCODER_DECODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)))
@@ -67,9 +72,10 @@ def settings_of(family: Family) -> Settings:
 def settle(options: TrainOptions, family: Family) -> TrainOptions:
     """Fill in what the user left to the family."""
     settings = _SETTINGS[family]
-    rate = settings.rates[options.optimizer] if options.learning_rate is None else options.learning_rate
-    table = settings.embedding_rate if options.embedding_learning_rate is None else options.embedding_learning_rate
-    return dataclasses.replace(options, learning_rate=rate, embedding_learning_rate=table)
+    optimizer = options.optimizer or settings.optimizer
+    chosen = {"optimizer": optimizer, "learning_rate": settings.rates[optimizer], "embedding_learning_rate": settings.embedding_rate,
+              "weight_decay": settings.weight_decay}
+    return dataclasses.replace(options, **{name: value for name, value in chosen.items() if getattr(options, name) is None})  # type: ignore[arg-type]
 
 
 def choose_model_type(family: Family, given: str | None) -> str:
