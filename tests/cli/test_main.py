@@ -95,7 +95,7 @@ def test_help_says_what_a_flag_takes(capsys: pytest.CaptureFixture[str]) -> None
     main(["build", "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("usage: myna build [INPUT ...] --out DIR [OPTIONS] ")
-    for said in ("--minutes X", "--steps N", "--train.optimizer muon|adamw|adam|sgd", "(default muon)", "--clean.deduplicate true|false",
+    for said in ("--minutes X", "--steps N", "--train.optimizer muon|adamw|adam|sgd", "(default linear)", "--clean.deduplicate true|false",
                  "(default 10)", "--clean.text-key TEXT"):
         assert said in out, said
 
