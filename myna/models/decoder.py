@@ -169,8 +169,7 @@ class Decoder(nn.Module):
         return x.to(self.compute_dtype), (cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2))  # (..., T, 1, D)
 
     def _turn(self, length: int) -> Rotation:
-        with torch.inference_mode(False):  # or a table made while generating could not be used in training
-            return rotary_table(length, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
+        return rotary_table(length, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
     def head(self) -> tuple[Tensor, Tensor | None]:
         """Return what scores hidden states, with the last norm's gain in it: a matrix (V, C), and a bias (V,) or None."""
