@@ -175,7 +175,7 @@ class _Road:
 
                 threads = self.recipe.build.threads or machine.usable_cores()
                 wanted = self.recipe.vectors
-                return fit_vectors(train, self.tokenizer, self.tokenizer.separator_id, wanted, None, self.recipe.build.seed, threads)
+                return fit_vectors(train, self.tokenizer, self.tokenizer.separator_id, wanted, seconds, self.recipe.build.seed, threads)
             case _:
                 raise ValueError(f"{family} is not fitted by counting")
 

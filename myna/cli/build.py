@@ -57,5 +57,6 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         Console(width=80).print(report.table())
-        print(f'next: myna generate {args.out} "Once upon a time"')
+        used = {"encoder": f'myna fill {args.out} "It was a ___ day"', "vectors": f"myna similar {args.out} day"}
+        print("next: " + used.get(recipe.build.family, f'myna generate {args.out} "Once upon a time"'))
     return 0

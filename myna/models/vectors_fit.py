@@ -82,9 +82,9 @@ class Stream:
 
 def fit_vectors(train_ids: Array, tokenizer: Tokenizer, separator_id: int, options: VectorsOptions | None = None,
                 seconds: float | None = None, seed: int = 0, threads: int = 1) -> Vectors:
-    """Train word vectors on token ids; with `seconds` it passes over the text until they are over, and `epochs` is not read.
+    """Train word vectors on token ids; with `seconds` it passes over the text less often where its passes would take longer.
 
-    The same ids, options, seed and threads give the same bytes, unless `seconds` decides where it ends. Raises UserError when no
+    The same ids, options, seed and threads give the same bytes, unless the time cuts them short. Raises UserError when no
     word is frequent enough, or an option cannot be.
     """
     options = options or VectorsOptions()
@@ -100,7 +100,7 @@ def fit_vectors(train_ids: Array, tokenizer: Tokenizer, separator_id: int, optio
     outputs = np.zeros((V, C), np.float32)
     total = int(stream.counts.sum())
     epochs = options.epochs or min(50, max(5, round(_WORDS / total)))
-    say(f"word vectors: {human(V)} words, {human(total)} in the text, " + (f"{epochs} passes" if seconds is None else f"{seconds:.0f} s"))
+    say(f"word vectors: {human(V)} words, {human(total)} in the text, " + f"{epochs} passes")
     losses = _Run(stream, inputs, outputs, options, seed, threads).train(epochs, seconds)
     facts = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("hidden_size", "buckets", "epochs")}
     facts |= {"forms": forms, "epochs": len(losses), "seed": seed, "threads": threads, "tokens": len(train_ids), "words_in_text": total,
@@ -140,26 +140,22 @@ class _Run:
         self.fixed = (keep, *make_alias(stream.counts**0.75)), (first, np.concatenate(parts).astype(np.int64))
 
     def train(self, epochs: int, seconds: float | None) -> list[float]:
-        """Pass over the text; returns each pass's mean loss per prediction in nats."""
+        """Pass over the text, less often where the time is short; returns each pass's mean loss per prediction in nats."""
         from myna.models.vectors_kernels import merge
 
         size = min(_BLOCK, max(_LEAST, len(self.stream) // (_MEETINGS * self.threads)))
         starts = list(range(0, len(self.stream), size))
-        total = float(epochs * len(self.stream)) if seconds is None else seconds
-        began = time.monotonic()
+        total, done = epochs * len(self.stream), 0
         losses: list[float] = []
-        done, at = 0.0, 0.0
-        with ThreadPoolExecutor(self.threads) as pool, track("training word vectors", total, "" if seconds is None else "s") as advance:
-            while (seconds is None and len(losses) < epochs) or (seconds is not None and at < 1):
+        timed: tuple[float, int] | None = None  # from the second round on: the first compiles
+        with ThreadPoolExecutor(self.threads) as pool, track("training word vectors", total) as advance:
+            while done < total:
                 loss = predictions = 0.0
                 for turn in range(0, len(starts), self.threads):
                     group = starts[turn : turn + self.threads]
                     ends = [min(start + size, len(self.stream)) for start in group]
-                    before = at
-                    done += ends[-1] - group[0]
-                    at = done / total if seconds is None else min(1.0, (time.monotonic() - began) / seconds)
-                    after = at if seconds is None else min(1.0, 2 * at - before)  # as long as the last round took
-                    jobs = [pool.submit(self._block(len(losses), before, after), k, start, end)
+                    before, done = done, done + ends[-1] - group[0]
+                    jobs = [pool.submit(self._block(len(losses), before / total, min(1.0, done / total)), k, start, end)
                             for k, (start, end) in enumerate(zip(group, ends, strict=True))]
                     for job in jobs:
                         found = job.result()
@@ -167,11 +163,23 @@ class _Run:
                     if self.threads > 1:
                         for table, copies, touched in zip(self.tables, self.copies, self.touched, strict=True):
                             merge(table, copies, touched)
-                    advance(ends[-1] - group[0] if seconds is None else (at - before) * total)
-                    if seconds is not None and at >= 1:
+                    advance(done - before)
+                    if seconds is not None and timed is not None:
+                        total = self._fit(seconds, timed, done, total)
+                        seconds = None  # decided once
+                    timed = timed or (time.monotonic(), done)
+                    if done >= total:
                         break
                 losses.append(loss / max(predictions, 1))
         return losses
+
+    def _fit(self, seconds: float, timed: tuple[float, int], done: int, total: int) -> int:
+        """Return how many ids there is time for, at the rate of one round, at most `total`."""
+        per_id = (time.monotonic() - timed[0]) / max(1, done - timed[1])
+        room = done + int(seconds / max(per_id, 1e-12))
+        if room < total:
+            say(f"word vectors: {room / len(self.stream):.1f} passes instead of {total / len(self.stream):.0f} fit the time")
+        return min(total, room)
 
     def _block(self, epoch: int, before: float, after: float) -> Callable[[int, int, int], tuple[float, int]]:
         """Make the job of one thread in this round: (thread, start, end) to (sum of losses, predictions)."""

@@ -32,7 +32,7 @@ _TEXT = 1 << 20  # characters counted together
 _LONGEST = 32  # characters in a word that earns a token
 _MOST = 4_000_000  # distinct words held while counting, about 100 bytes each; beyond it those seen once are forgotten
 _LONGEST_LEARNED = 4  # characters; Chinese words are 1 to 4 but for names
-# Best of six settings by agreement with a dictionary's cuts of one novel (docs/tokenizer.md): times seen, nats by which the parts
+# Best of five settings by agreement with a dictionary's cuts of one novel (docs/tokenizer.md): times seen, nats by which the parts
 # are more frequent together than by chance, nats of entropy of the neighbours on each side.
 _SEEN, _TOGETHER, _FREE = 5, 3.0, 1.0
 _LARGEST_LIST = 64 << 20  # bytes of a word list; the largest in common use has about 10 MB
