@@ -52,6 +52,13 @@ def test_what_is_saved_here_opens_in_transformers(case: str, tmp_path: Path) -> 
     assert torch.equal(logits(load_model(tmp_path / "again")), logits(model))
 
 
+def test_the_share_that_a_gpt2_leaves_out_in_training_is_kept(tmp_path: Path) -> None:
+    save_model(random_decoder(**CASES["gpt2"], dropout=0.25), tmp_path, None)
+    assert load_model(tmp_path).config.dropout == 0.25
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).config
+    assert (theirs.resid_pdrop, theirs.embd_pdrop, theirs.attn_pdrop) == (0.25, 0.25, 0)
+
+
 @pytest.mark.parametrize("changes", [{}, CASES["gpt2"]], ids=["qwen3", "gpt2"])
 def test_with_its_tokenizer_it_speaks_in_transformers_as_here(changes: dict[str, Any], tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = random_decoder(**changes, vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.separator_id)
