@@ -28,7 +28,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from myna.models.directory import Place, choice, fill_model, number, separator, whole
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import Ids, LogProbs
-from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_windows
+from myna.models.source import check_source, cut_alike, drop, pad_step, score_in_windows
+from myna.models.steps import pad_rows, score_step
 
 _EMBEDDING_STD = 0.1  # of a tied table: large enough to be read as input, small enough that the first loss is near ln V
 _GROWTH = 64  # steps for which room is made at a time
@@ -216,14 +217,7 @@ class AttentionRnn(nn.Module):
         padded, counts = pad_step(ids, state.lengths, self.config.max_position_embeddings, self.separator_id, self.separator_id)
         hidden, states = self.decode(padded, state.memory, state.last())
         state.append(states, counts)
-        if last:
-            hidden = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]  # (B, C)
-        log_probs = self.logits(hidden).log_softmax(-1)
-        if not last:
-            for row, count in enumerate(counts):
-                log_probs[row, count:] = 0
-        out: LogProbs = log_probs.numpy()
-        return out
+        return score_step(hidden, counts, last, self.logits)
 
     @torch.inference_mode()
     def log_probs(self, ids: Sequence[int], source: Sequence[int] | None = None) -> LogProbs:

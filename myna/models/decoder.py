@@ -27,6 +27,7 @@ from myna.models.cache import Cache
 from myna.models.kernels import IGNORED, linear_cross_entropy
 from myna.models.layers import NORMS, Block, Linear, Rotation, Style, drop, rotary_table
 from myna.models.protocol import Ids, LogProbs
+from myna.models.steps import check_step, pad_rows, score_step
 
 _SCORED_AT_ONCE = 8192  # ids per forward pass when a document is scored: bounds memory, large enough for full speed
 _FIRST_TABLE = 1024  # positions whose rotations are made at once; more when they are needed, so a long context costs nothing unused
@@ -201,25 +202,10 @@ class Decoder(nn.Module):
     @torch.inference_mode()
     def step(self, ids: Ids, state: Cache, last: bool = True) -> LogProbs:
         """Append ids, rows of any lengths, and return natural log-probabilities: (B, V), or (B, T, V) with last=False."""
-        counts = [len(row) for row in ids]
-        if len(counts) != len(state.lengths) or min(counts) < 1:
-            raise ValueError(f"step wants at least one id for each of {len(state.lengths)} rows, got {counts}")
-        T, used = max(counts), max(length + count for length, count in zip(state.lengths, counts, strict=True))
-        if self.max_length is not None and used > self.max_length:
-            raise ValueError(f"{used} ids do not fit the context of {self.max_length}")
-        padded = torch.zeros(len(counts), T, dtype=torch.int64)
-        for row, values in enumerate(ids):
-            padded[row, : counts[row]] = torch.as_tensor(np.asarray(values, dtype=np.int64))
-        hidden = self._extend(padded, state, T)
+        counts = check_step(ids, state.lengths, self.max_length)
+        hidden = self._extend(pad_rows(ids)[0], state, max(counts))
         state.lengths = [length + count for length, count in zip(state.lengths, counts, strict=True)]
-        if last:
-            hidden = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]  # (B, C)
-        log_probs = self.logits(hidden).log_softmax(-1)
-        if not last:
-            for row, count in enumerate(counts):
-                log_probs[row, count:] = 0
-        out: LogProbs = log_probs.numpy()
-        return out
+        return score_step(hidden, counts, last, self.logits)
 
     def _extend(self, ids: Tensor, state: Cache, T: int) -> Tensor:
         """Run the layers over new ids (B, T) with the cache's keys in view; returns hidden states (B, T, C)."""

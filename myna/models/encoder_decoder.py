@@ -25,7 +25,8 @@ from myna.models.cache import Cache
 from myna.models.encoder_decoder_layers import BART_OFFSET, Linear, Stack, sinusoid_table
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import Ids, LogProbs
-from myna.models.source import check_source, cut_alike, drop, pad_rows, pad_step, score_in_windows
+from myna.models.source import check_source, cut_alike, drop, pad_step, score_in_windows
+from myna.models.steps import pad_rows, score_step
 
 
 @dataclass(frozen=True)
@@ -237,14 +238,7 @@ class EncoderDecoder(nn.Module):
                                   self.config.decoder_start_token_id)
         hidden = self._extend(padded, state)
         state.cache.lengths = [length + count for length, count in zip(state.lengths, counts, strict=True)]
-        if last:
-            hidden = hidden[torch.arange(len(counts)), torch.tensor(counts) - 1]  # (B, C)
-        log_probs = self.logits(hidden).log_softmax(-1)
-        if not last:
-            for row, count in enumerate(counts):
-                log_probs[row, count:] = 0
-        out: LogProbs = log_probs.numpy()
-        return out
+        return score_step(hidden, counts, last, self.logits)
 
     def _extend(self, ids: Tensor, state: SourceState) -> Tensor:
         """Run the decoder over new ids (B, T) with the cache's keys in view; returns what the head reads, (B, T, C)."""

@@ -26,6 +26,7 @@ from myna.models.kernels import IGNORED, linear_cross_entropy
 from myna.models.protocol import Ids, LogProbs
 from myna.models.recurrent_state import RecurrentState, States
 from myna.models.scan import GATES, scan
+from myna.models.steps import check_step, score_step
 
 Carry = tuple[Tensor, ...] | None
 
@@ -217,22 +218,14 @@ class Recurrent(nn.Module):
     @torch.inference_mode()
     def step(self, ids: Ids, state: RecurrentState, last: bool = True) -> LogProbs:
         """Append ids, rows of any lengths, and return natural log-probabilities: (B, V), or (B, T, V) with last=False."""
-        counts = [len(row) for row in ids]
-        if len(counts) != len(state.lengths) or min(counts) < 1:
-            raise ValueError(f"step wants at least one id for each of {len(state.lengths)} rows, got {counts}")
+        counts = check_step(ids, state.lengths)
         rows = [torch.as_tensor(np.asarray(row, dtype=np.int64)) for row in ids]
         hidden, states = self._run(nn.utils.rnn.pad_sequence(rows), state.carry)  # (T, B, H)
         state.extend([row.tolist() for row in rows], tuple(torch.stack(parts, 2).float() for parts in zip(*states, strict=True)))
-        scored = hidden[torch.tensor(counts) - 1, torch.arange(len(counts))] if last else hidden.transpose(0, 1)
-        log_probs = self._log_softmax(scored)
-        if not last:
-            for row, count in enumerate(counts):
-                log_probs[row, count:] = 0
-        out: LogProbs = log_probs.numpy()
-        return out
+        return score_step(hidden.transpose(0, 1), counts, last, self._logits)
 
-    def _log_softmax(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.head().to(hidden.dtype)).float().log_softmax(-1)
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.head().to(hidden.dtype)).float()
 
     @torch.inference_mode()
     def log_probs(self, ids: Sequence[int], source: None = None) -> LogProbs:
@@ -257,7 +250,7 @@ class Recurrent(nn.Module):
                     low, high = max(at, skipped), min(at + len(ids_here), len(read[row]), len(ids) - start + skipped)
                     if low < high:
                         targets = stream[start - skipped + low + 1 : start - skipped + high + 1]
-                        picked = self._log_softmax(hidden[low - at : high - at, row]).gather(1, targets[:, None])
+                        picked = self._logits(hidden[low - at : high - at, row]).log_softmax(-1).gather(1, targets[:, None])
                         scores[start - skipped + low : start - skipped + high] = picked[:, 0].numpy()
         return scores
 

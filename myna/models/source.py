@@ -1,6 +1,6 @@
-"""What models with a source share: rows padded side by side, batches cut to what is in them, long documents scored in windows.
+"""What models with a source share: sources checked, batches cut to what is in them, long documents scored in windows.
 
-    ids, mask = pad_rows([[5, 6], [7]])     # [[5, 6], [7, 0]], [[True, True], [True, False]]
+    check_source(None, rows=2, separator_id=0, longest=128)     # [[0], [0]]
 
 B rows · S source ids · T target ids
 """
@@ -14,17 +14,9 @@ import torch
 from torch import Tensor
 
 from myna.models.protocol import Ids, LogProbs
+from myna.models.steps import check_step, pad_rows
 
 _SCORED_AT_ONCE = 8192  # target ids per forward pass when a document is scored: bounds memory, large enough for full speed
-
-
-def pad_rows(rows: Ids) -> tuple[Tensor, Tensor]:
-    """Put rows of ids side by side: ids (B, S), zeros at the end of the shorter, and a mask that is true at ids."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.as_tensor(np.asarray(row, dtype=np.int64))
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def check_source(source: Sequence[Sequence[int]] | None, rows: int, separator_id: int, longest: int) -> list[list[int]]:
@@ -39,12 +31,7 @@ def check_source(source: Sequence[Sequence[int]] | None, rows: int, separator_id
 
 def pad_step(ids: Ids, lengths: Sequence[int], longest: int, separator_id: int, start_id: int) -> tuple[Tensor, list[int]]:
     """Check and pad the new target ids of rows that have `lengths`; a first separator becomes `start_id`. Returns (B, T) and counts."""
-    counts = [len(row) for row in ids]
-    if len(counts) != len(lengths) or min(counts) < 1:
-        raise ValueError(f"step wants at least one id for each of {len(lengths)} rows, got {counts}")
-    used = max(length + count for length, count in zip(lengths, counts, strict=True))
-    if used > longest:
-        raise ValueError(f"{used} ids do not fit the context of {longest}")
+    counts = check_step(ids, lengths, longest)
     padded, _ = pad_rows(ids)
     padded[(torch.tensor(lengths) == 0) & (padded[:, 0] == separator_id), 0] = start_id
     return padded, counts
