@@ -52,7 +52,8 @@ def test_weights_and_sums_are_those_of_the_readable_version() -> None:
     readable = load_block("docs/families/mixture.md")
     members = [*models(), fit_ngram(ids(3), ids(3), 12, 0, NgramOptions(order=2))]
     texts = [text for text in DOCUMENTS if text]
-    chances = np.exp(np.stack([np.concatenate([member.log_probs(text) for text in texts]) for member in members]).astype(np.float64)).T.tolist()
+    scores = np.stack([np.concatenate([member.log_probs(text) for text in texts]) for member in members])
+    chances = np.exp(scores.astype(np.float64)).T.tolist()
     fitted, weights = fit_weights(members, DOCUMENTS), readable.fit_weights(chances)
     assert fitted.bits == pytest.approx(readable.bits(weights, chances), abs=1e-5)
     assert fitted.weights == pytest.approx(weights, abs=0.02)
