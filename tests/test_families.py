@@ -89,7 +89,8 @@ def test_its_pages_describe_it(made: tuple[str, str, Path, Report]) -> None:
     assert ("myna generate" in card) == (family in CAUSAL)
 
 
-def test_what_was_trained_is_mixed_with_the_ngram_when_that_is_better(made: tuple[str, str, Path, Report]) -> None:
+def test_what_was_trained_is_mixed_with_the_ngram_when_that_is_better(made: tuple[str, str, Path, Report],
+                                                                      capsys: pytest.CaptureFixture[str]) -> None:
     family, _, out, report = made
     if family in COUNTED or family == "encoder":
         assert not (out / "mixture.json").exists()
@@ -98,6 +99,9 @@ def test_what_was_trained_is_mixed_with_the_ngram_when_that_is_better(made: tupl
     assert isinstance(model.language_model, Mixture) and model.language_model.names == [family, "ngram"]
     alone = Report.from_json(json.loads((out / "myna.json").read_text(encoding="utf-8"))["alone"])
     assert alone.metrics["bits_per_byte"].value > report.metrics["bits_per_byte"].value
+    said = f"the {family} alone has {alone.metrics['bits_per_byte'].value:.3f} bits per byte"
+    assert said in (out / "report.html").read_text(encoding="utf-8")
+    assert main(["show", str(out)]) == 0 and said in " ".join(capsys.readouterr().out.split())
     single = myna.load(out, member=family)
     ids = model.tokenizer.encode("The statement is")
     ngram = myna.load(out, member="ngram").log_probs(ids)

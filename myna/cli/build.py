@@ -56,7 +56,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        Console(width=80).print(report.table())
+        from myna.models.record import read_record
+
+        console, record = Console(width=80), read_record(Path(args.out))
+        console.print(report.table())
+        if record.alone:
+            console.print(record.alone, markup=False, highlight=False)
         used = {"encoder": f'myna fill {args.out} "It was a ___ day"', "vectors": f"myna similar {args.out} day"}
         print("next: " + used.get(recipe.build.family, f'myna generate {args.out} "Once upon a time"'))
     return 0

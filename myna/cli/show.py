@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
             ("text", _text(record)), ("split", _split(record.split)), ("planned", _planned(record)),
             ("trained", _trained(record)), ("made by", _made(record))]
     lines = [f"{record.name}: {_kind(record)}", *_rows([("opens in", _opened(record)), *rows])]
+    if record.alone:
+        lines += textwrap.wrap(record.alone, 78, initial_indent="  ", subsequent_indent="  ")
     if not report.metrics:
         lines += ["", "No scores are kept here: measure it with `myna evaluate`."]
     return value, lines, report.table() if report.metrics else None
@@ -158,7 +161,5 @@ def _counts(counts: dict[str, int], unit: str) -> str:
 
 def _rows(rows: list[tuple[str, str]]) -> list[str]:
     """Lay names and values out in 80 columns, long values on several lines."""
-    import textwrap
-
     return [line for name, value in rows if value
             for line in textwrap.wrap(value, 80, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14, break_on_hyphens=False)]

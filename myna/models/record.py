@@ -31,7 +31,8 @@ _KINDS = {  # what each is called in a sentence
 _LAYERS, _WIDTH = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head", "num_heads")
 _OWN = ("ngram", "unbounded", "hmm", "vectors", "rnn", "lstm", "gru", "attention_rnn")  # model types that transformers does not know
-_MYNA = {"report": dict, "lineage": dict, "plan": dict, "actual": dict, "stages": dict, "hashes": dict, "samples": list, "notes": list}
+_MYNA = {"report": dict, "lineage": dict, "plan": dict, "actual": dict, "stages": dict, "hashes": dict, "samples": list, "notes": list,
+         "alone": dict}
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError)
 
 
@@ -133,6 +134,22 @@ class Record:
     def actual(self) -> dict[str, Any]:
         """What the plan predicted, as it came out."""
         return dict(self.myna.get("actual") or {})
+
+    @property
+    def alone(self) -> str:
+        """What the trained model scores without what it is mixed with, in words; empty when it is not mixed."""
+        kept = self.myna.get("alone")
+        if not kept or not self.mixture:
+            return ""
+        try:
+            scores = Report.from_json(kept).metrics
+        except _DAMAGE as error:
+            raise UserError(f"'alone' in {self.folder / 'myna.json'} is damaged ({error})", "a report as Myna writes it",
+                            "restore the file") from None
+        metric, score = next(iter(scores.items()))
+        members = " + ".join(f"{weight:.2f} {name}" for name, weight in self.mixture)
+        return (f"The scores are of the mixture {members}; the {self.mixture[0][0]} alone has {score.value:.3f} {metric.replace('_', ' ')} "
+                f"[{score.low:.3f}, {score.high:.3f}].")
 
     @property
     def report(self) -> Report:
