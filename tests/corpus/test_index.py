@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from myna.corpus.index import Index, build_index
+from myna.corpus.suffixes import extend
 from myna.errors import UserError
 from myna.files import write_manifest
 
@@ -70,6 +71,17 @@ def test_a_text_of_the_corpus_matches_all_the_way_and_a_run_of_one_id_too() -> N
     run = Index.build(np.zeros(300, np.int64), 1).match(np.zeros(400, np.int64))  # 300 ranges in the chain, more than it begins with
     assert (run.lengths == np.minimum(np.arange(1, 401), 300)).all()
     assert (run.highs - run.lows == 301 - run.lengths).all()
+
+
+def test_a_chain_holds_one_history_per_set_of_places() -> None:
+    corpus = np.random.default_rng(3).integers(0, 3, 80).tolist()
+    index, text = index_of(corpus), [*corpus[10:40], 1, 2, *corpus[5:30]]
+    chain, size = np.empty((1, 3), np.int64), 0  # too small, so that it grows
+    for t, id in enumerate(text):
+        chain, size = extend(index.earlier, index.starts, chain, size, id)
+        ranges = [index.find(text[t + 1 - n:t + 1]) for n in range(1, t + 2)]
+        longest = {bounds: n for n, bounds in enumerate(ranges, start=1) if bounds[0] < bounds[1]}
+        assert chain[:size].tolist() == [[n, *bounds] for bounds, n in reversed(longest.items())]
 
 
 def test_rows_are_sorted_by_history_read_backwards() -> None:

@@ -131,6 +131,29 @@ def test_learned_weights_are_better_than_any_near_them(model: Unbounded) -> None
             assert cost(other / other.sum()) > best - 0.05
 
 
+def test_what_an_answer_is_credited_with_is_the_slope_of_the_likelihood_in_its_weight(model: Unbounded) -> None:
+    valid = stream(101, phrases=30)
+    contexts, begins = model._contexts(np.append(SEPARATOR, valid))
+    base = np.exp(model.base.log_probs(valid).astype(np.float64))
+    weights = np.random.default_rng(0).dirichlet((1, 1, 1), blend.CLASSES)
+
+    def likelihood(row: int, column: int, amount: float) -> float:
+        changed = weights.copy()
+        changed[row, column] += amount
+        return float(blend.credit(contexts, begins, changed, base, np.zeros((blend.CLASSES, 3))))
+
+    shares = np.zeros((blend.CLASSES, 3))
+    chances = base.copy()
+    blend.score(contexts, begins, weights, chances)
+    assert blend.credit(contexts, begins, weights, base, shares) == pytest.approx(np.log(chances).sum())
+    used = np.flatnonzero(shares.sum(1))
+    assert len(used) > 10
+    for row in used:
+        for column in range(3):
+            slope = (likelihood(row, column, 1e-5) - likelihood(row, column, -1e-5)) / 2e-5
+            assert shares[row, column] == pytest.approx(weights[row, column] * slope, rel=1e-4, abs=1e-5)
+
+
 def test_noise_leaves_the_base_as_it_is() -> None:
     rng = np.random.default_rng(0)
     train, valid = np.append(rng.integers(1, 30, 3000), 0), np.append(rng.integers(1, 30, 1500), 0)
