@@ -32,10 +32,10 @@ def read(path: Path) -> Any:
 def test_the_directory_holds_what_the_design_says(built: Built) -> None:
     names = {path.name for path in built.folder.iterdir()}
     assert names == {".lock", "README.md", "config.json", "corpus", "generation_config.json", "log.jsonl", "model.safetensors", "myna.json",
-                     "ngram", "plan.json", "report.html", "tokenizer.json", "tokenizer_config.json", "tokens"}
+                     "mixture.json", "ngram", "plan.json", "report.html", "tokenizer.json", "tokenizer_config.json", "tokens"}
     for stage in ("corpus", "tokens", "ngram"):
         assert find_damage(built.folder / stage) == ""
-    assert {path.name for path in built.ngram.iterdir()} == names - {"generation_config.json", "log.jsonl", "plan.json"}
+    assert {path.name for path in built.ngram.iterdir()} == names - {"generation_config.json", "log.jsonl", "mixture.json", "plan.json"}
 
 
 def test_plan_json_has_its_keys(built: Built) -> None:
@@ -110,7 +110,7 @@ def test_the_pages_need_nothing_from_elsewhere(built: Built) -> None:
 def test_transformers_opens_the_directory(built: Built) -> None:
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
-    model, tokenizer = myna.load(built.folder), transformers.AutoTokenizer.from_pretrained(built.folder)
+    model, tokenizer = myna.load(built.folder, member="decoder"), transformers.AutoTokenizer.from_pretrained(built.folder)
     golden = read(built.folder / "myna.json")["golden"]
     assert len(golden["texts"]) > 5
     for text, ids in zip(golden["texts"], golden["ids"], strict=True):
@@ -242,13 +242,19 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     a_file = sorted(built.texts.iterdir())[0]
     corpus = tmp_path / "corpus"
+    encoder = tmp_path / "encoder"
+    made = ["build", str(built.texts), "--out", str(encoder), "--family", "encoder", "--steps", "2", "--threads", "1", *tiny_flags()]
+    assert main(made) == 0
     runs: dict[str, list[object]] = {
         "fetch": ["--list"], "build": [built.texts, "--out", tmp_path / "m", "--family", "ngram", *tiny_flags()],
         "plan": [built.texts, "--steps", 5, *tiny_flags()], "show": [built.folder], "generate": [built.folder, "Once", "--max-tokens", 5],
         "evaluate": [built.folder, a_file, "--resamples", 200], "clean": [built.texts, "--out", corpus],
-        "tokenize": [corpus, "--out", tmp_path / "tokens"], "export": [built.folder, "--out", tmp_path / "m.gguf"]}
+        "tokenize": [corpus, "--out", tmp_path / "tokens"], "export": [built.ngram, "--to", "arpa", "--out", tmp_path / "m.arpa"],
+        "compare": [built.texts, "--families", "ngram,unbounded", "--out", tmp_path / "compared", "--threads", 1, *tiny_flags()],
+        "import": [tmp_path / "m.arpa", tmp_path / "imported", "--tokenizer", built.ngram], "similar": [built.folder, "the"],
+        "fill": [encoder, "The ___ of a class"]}
     assert set(runs) == set(COMMANDS)
-    for name, argv in runs.items():
+    for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             assert main([name, *map(str, argv), "--json"]) == 0, name
