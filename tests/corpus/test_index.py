@@ -240,6 +240,17 @@ def test_a_damaged_directory_is_refused_by_its_hashes_and_without_them(tmp_path:
     assert "SHA-256" not in str(caught.value)
 
 
+def test_a_vocabulary_that_its_ids_do_not_fit_is_refused_before_a_table_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="id 600"):
+        Index(np.array([600], np.uint16), np.array([0, 1], np.int32), 6)
+    build_index(np.array([1, 2]), tmp_path / "index", 70_000)
+    (tmp_path / "index" / "index.json").write_text(json.dumps({"ids": 2, "vocab_size": 1 << 31}))  # 16 GB of counts
+    (tmp_path / "index" / "manifest.json").unlink()
+    write_manifest(tmp_path / "index", "index", {}, {})
+    with pytest.raises(UserError, match="sizes"):
+        Index.open(tmp_path / "index")
+
+
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged"):
         Index.open(tmp_path / "nowhere")
