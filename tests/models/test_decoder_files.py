@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.pretrained import load_model, save_model
+from myna.models.record import read_record
 from myna.tokenizer.tokenizer import Tokenizer
 from tests.models.decoders import (
     CASES,
@@ -140,6 +141,7 @@ def test_a_gpt2_as_it_was_published(tmp_path: Path) -> None:
     again = load_model(tmp_path)
     assert torch.equal(logits(again), logits(model))
     assert again.config.dropout == 0.1 and again.max_length == 128
+    assert read_record(tmp_path).parameters == model.config.count_parameters()  # buffers are no parameters
     assert_close(logits(again), their_logits(AutoModelForCausalLM.from_pretrained(tmp_path)))
 
 
