@@ -31,7 +31,7 @@ _KINDS = {  # what each is called in a sentence
 _LAYERS, _WIDTH = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head", "num_heads")
 _OWN = ("ngram", "unbounded", "hmm", "vectors", "rnn", "lstm", "gru", "attention_rnn")  # model types that transformers does not know
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "position_ids")  # masks and counters that published checkpoints hold among their weights
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "position_ids")  # that published files hold among their weights
 _MYNA = {"report": dict, "lineage": dict, "plan": dict, "actual": dict, "stages": dict, "hashes": dict, "samples": list, "notes": list,
          "alone": dict}
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError)
