@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myna.errors import UserError
+from myna.models.encoder_start import look_around
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import LogProbs
 
@@ -207,7 +208,7 @@ class Encoder(nn.Module):
     def _initialize(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            if name.endswith(("o_proj.weight", "down_proj.weight", "type_embeddings.weight")):
                 nn.init.zeros_(parameter)  # as in the decoder: the model begins as its embedding
             elif name.endswith("embeddings.weight"):
                 nn.init.normal_(parameter, std=0.02, generator=generator)  # tied: the head wants small rows
@@ -216,6 +217,8 @@ class Encoder(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        with torch.no_grad():
+            look_around(self)
 
     def table_names(self) -> set[str]:
         """Name the embeddings, one of which is also the head's matrix."""
