@@ -32,7 +32,7 @@ from myna.models.protocol import LogProbs
 MASKED_SHARE = 0.15  # of the tokens are hidden and predicted (Devlin et al. 2019, section 3.1); what plans count the head's products by
 _EXPLICIT_LENGTH = 512  # as in myna.models.kernels: up to here explicit bfloat16 attention beat the fused one on CPUs
 _FILL = 32  # the bias rides as one more column of the head's matrix, which is filled up to a multiple of this
-_HEAD_WIDTH = 64  # Devlin et al. 2019, section 3: 12 heads of 768
+_HEAD_WIDTH = 32  # half of BERT's: narrow models want heads for several neighbours (myna.models.encoder_start)
 _ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh"}  # transformers' words: the approximations of F.gelu
 
 

@@ -51,8 +51,9 @@ _RECURRENT = Settings(
 # two layers of 512 at AdamW's 0.016 learned nothing for a quarter of the run: the Elman network has no gates to hold its state
 _ELMAN = dataclasses.replace(_RECURRENT, ladder=((1, 128), (1, 256), (1, 384), (1, 512)), tokens_per_weight=4.0,
                              rates=RATES | {"adamw": 0.008, "adam": 0.008})
-_ENCODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)),
-                               batches=((4e6, 4096), (1e8, 8192), (float("inf"), 32768)))
+# 0.01 for both, with 1,024 tokens a step, was the best of nine settings at 490,000 tokens (docs/families/encoder.md)
+_ENCODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)), rates=RATES | {"muon": 0.01}, embedding_rate=0.01,
+                               batches=((2e6, 1024), (8e6, 2048), (3e7, 4096), (1e8, 8192), (float("inf"), 32768)))
 _ENCODER_DECODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)))
 _SETTINGS: dict[Family, Settings] = {
     "rnn": _ELMAN, "lstm": _RECURRENT, "gru": _RECURRENT, "decoder": _DECODER, "encoder": _ENCODER, "encoder-decoder": _ENCODER_DECODER}
@@ -130,7 +131,8 @@ def _own(family: Family, model_type: str, sizes: Sizes, options: PlanOptions, hi
     """Return the fields that only this family's config has."""
     if family in ("rnn", "lstm", "gru") or model_type == "attention_rnn":
         return {}
-    head_dim = options.head_dim or 64
+    # an encoder begins with a head for each neighbour, so it wants several
+    head_dim = options.head_dim or (32 if family == "encoder" and hidden < 512 else 64)
     heads = hidden // head_dim
     if hidden % head_dim:
         raise ValueError(f"hidden_size is {hidden}, head_dim is {head_dim}")

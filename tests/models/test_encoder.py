@@ -348,7 +348,7 @@ def test_a_new_model_is_its_seed_and_dropout_acts_in_training_alone() -> None:
 
 def test_sizes_left_out_are_the_styles_own_and_parameters_are_counted_as_they_are() -> None:
     bert, roberta, albert = (new(kind, hidden_size=192, num_hidden_layers=4) for kind in ("bert", "roberta", "albert"))
-    assert (bert.config.num_attention_heads, bert.config.intermediate_size, bert.config.type_vocab_size) == (3, 768, 2)
+    assert (bert.config.num_attention_heads, bert.config.intermediate_size, bert.config.type_vocab_size) == (6, 768, 2)
     assert (roberta.config.type_vocab_size, roberta.max_length, roberta.config.pad_token_id) == (1, 39, 0)
     assert (albert.config.embedding_size, albert.config.num_hidden_groups, albert.config.hidden_act) == (128, 1, "gelu_new")
     assert albert.pair_head is not None and bert.pair_head is None and len(albert.layers) == 1
