@@ -67,7 +67,7 @@ def begin_with_vectors(model: Any, vectors: Vectors, tokenizer: Tokenizer, seed:
 
     size = tokenizer.vocab_size
     table = next(module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module.num_embeddings >= size)
-    values, found = vectors.embeddings_for(tokenizer, table.shape[1], float(table.std()), seed)
+    values, found = vectors.embeddings_for(tokenizer, table.shape[1], float(table.detach().std()), seed)
     with torch.no_grad():
         table[: len(values)] = torch.from_numpy(values)
     return found

@@ -51,7 +51,7 @@ _RECURRENT = Settings(
 # two layers of 512 at AdamW's 0.016 learned nothing for a quarter of the run: the Elman network has no gates to hold its state
 _ELMAN = dataclasses.replace(_RECURRENT, ladder=((1, 128), (1, 256), (1, 384), (1, 512)), tokens_per_weight=4.0,
                              rates=RATES | {"adamw": 0.008, "adam": 0.008})
-# 0.01 for both, with 1,024 tokens a step, was the best of nine settings at 490,000 tokens (docs/families/encoder.md)
+# 0.01 for both, with 1,024 tokens a step, was the best of nine settings at 490,000 tokens, each run once
 _ENCODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)), rates=RATES | {"muon": 0.01}, embedding_rate=0.01,
                                batches=((2e6, 1024), (8e6, 2048), (3e7, 4096), (1e8, 8192), (float("inf"), 32768)))
 _ENCODER_DECODER = dataclasses.replace(_DECODER, contexts=((1e8, 128), (float("inf"), 512)))
