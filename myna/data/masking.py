@@ -1,6 +1,7 @@
 """Batches for an encoder: windows of the stream in which some tokens are hidden and must be guessed.
 
-Of the tokens of a window, 15 % are chosen; of these 80 % become the mask token, 10 % another token drawn at random and 10 % stay
+Of the tokens of a window a share is chosen (15 % in BERT, by default 40 % here: Wettig et al. 2023, "Should you mask 15 % in masked
+language modeling?"); of these 80 % become the mask token, 10 % another token drawn at random and 10 % stay
 as they are, since there are no masks in the text that the model will meet later (Devlin et al. 2019, "BERT", section 3.1 and
 appendix A.1). With `whole_word`, all pieces of a word are chosen together (the authors' release of May 2019; Cui et al. 2021 for
 Chinese). The choice is drawn anew in every step (Liu et al. 2019, "RoBERTa", section 4.1): it is a pure function of
@@ -79,7 +80,7 @@ class Masked:
         that cannot be."""
         self.options = options or MaskingOptions()
         if not 0 < self.options.mask_probability < 1:
-            raise UserError(f"mask_probability is {self.options.mask_probability:g}", "a share above 0 and below 1, 0.15 for instance")
+            raise UserError(f"mask_probability is {self.options.mask_probability:g}", "a share above 0 and below 1, 0.4 for instance")
         self.ids, self.context, self.seed, self.marks, self.pairs = ids, context, seed, marks, pairs
         self._body = context - (3 if pairs else 2)
         if self._body < _SMALLEST:

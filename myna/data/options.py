@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class MaskingOptions:
     """Which tokens an encoder must guess."""
 
-    mask_probability: float = 0.15
-    "Share of the tokens that are hidden and predicted (0.15 in BERT, RoBERTa and ALBERT)."
+    mask_probability: float = 0.4
+    "Share of the tokens that are hidden and predicted: 0.15 in BERT, RoBERTa and ALBERT; 0.4 learns faster here."
     whole_word: bool = False
     "Hide all pieces of a word together; each Han character is a word."
 

@@ -5,7 +5,7 @@ Transformers", sections 3 and A): token types, learned positions, a norm after e
 al. 2019): the same layers, one token type, positions counted from the padding id on. ALBERT (Lan et al. 2020): embeddings
 of a smaller width and a projection, layers that share their weights, and a head that judges the order of two segments.
 
-Only hidden tokens are predicted, about one in seven, so after the last layer's attention only their positions are computed.
+Only hidden tokens are predicted, so after the last layer's attention only their positions are computed.
 
     model = Encoder(EncoderConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2), seed=0)
     model.encode(torch.tensor([[5, 3, 9]]))                   # (1, 3, 64)
@@ -29,7 +29,7 @@ from myna.models.encoder_start import look_around
 from myna.models.kernels import linear_cross_entropy
 from myna.models.protocol import LogProbs
 
-MASKED_SHARE = 0.15  # of the tokens are hidden and predicted (Devlin et al. 2019, section 3.1); what plans count the head's products by
+MASKED_SHARE = 0.4  # of the tokens are hidden and predicted (myna.data.options); what plans count the head's products by
 _EXPLICIT_LENGTH = 512  # as in myna.models.kernels: up to here explicit bfloat16 attention beat the fused one on CPUs
 _FILL = 32  # the bias rides as one more column of the head's matrix, which is filled up to a multiple of this
 _HEAD_WIDTH = 32  # half of BERT's: narrow models want heads for several neighbours (myna.models.encoder_start)

@@ -2,7 +2,7 @@
 
 From random weights an encoder spends thousands of steps guessing by frequency alone: its positions are random vectors that must first
 be told apart, beside token vectors that grow faster. With `look_around` 490,000 tokens of Shakespeare brought the loss of hidden
-tokens to 4.34 instead of 5.65 nats (docs/families/encoder.md). These are values of weights that any BERT has, all of them
+tokens to 4.39 instead of 5.65 nats (docs/families/encoder.md). These are values of weights that any BERT has, all of them
 trained further. Positions begin as sines and cosines (Vaswani et al. 2017, section 3.5) in a quarter of the dimensions, which
 nothing else reads or writes at first; queries and keys begin as rotations of them, since cos(w (t + d) - w s), summed over the
 frequencies w, is largest at s = t + d. Starting from a structure that training would find: Trockman & Kolter 2023,

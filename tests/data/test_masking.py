@@ -80,7 +80,7 @@ def test_the_same_seed_and_step_give_the_same_rows_and_others_others() -> None:
 
 def test_pieces_of_a_word_are_hidden_together() -> None:
     starts = np.arange(V) % 3 == 0
-    read = reader(marks=marks(starts), options=MaskingOptions(whole_word=True))
+    read = reader(marks=marks(starts), options=MaskingOptions(mask_probability=0.15, whole_word=True))
     shares = []
     for step in range(20):
         rows = read.read(step, 16)

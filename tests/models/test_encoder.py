@@ -357,7 +357,7 @@ def test_sizes_left_out_are_the_styles_own_and_parameters_are_counted_as_they_ar
         assert EncoderConfig(**json.loads(json.dumps(vars(model.config)))) == model.config
     layer = 4 * 192**2 + 2 * 192 * 768
     rest = layer - 3 * 192**2
-    assert bert.config.products_per_token() == 4 * layer - rest + round(0.15 * (rest + 192**2 + 192 * 61))
+    assert bert.config.products_per_token() == 4 * layer - rest + round(0.4 * (rest + 192**2 + 192 * 61))
 
 
 def test_relu_and_gelu_are_told_apart() -> None:
