@@ -20,6 +20,7 @@ from myna.generate.options import SampleOptions
 from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
 from myna.models.families import Family
+from myna.models.fetched import resolve_model
 from myna.models.mixture import Mixture
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
@@ -69,14 +70,15 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
 
 
 def load(name: str | Path, member: str | None = None) -> Model:
-    """Open a model directory: its mixture if it has one, which is said, or the `member` named.
+    """Open a model directory, or a fetched model by its name: its mixture if it has one, which is said, or the `member` named.
 
     Raises UserError when it is not one, is damaged, or its tokenizer gives other ids than it was trained with.
 
         model = myna.load("my-model")
         alone = myna.load("my-model", member="decoder")
+        smollm2 = myna.load("smollm2")          # after `myna fetch smollm2`
     """
-    folder = Path(name)
+    folder = resolve_model(name)
     model = load_directory(folder, member)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")

@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch a text, or list them."""
+    """Fetch a text or a model, or list them."""
     from myna.fetch import CATALOG, fetch
 
     if args.list:
@@ -32,25 +32,33 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.name:
         raise UserError("no name was given", "one of " + ", ".join(CATALOG), "see myna fetch --list")
-    folder = fetch(args.name, Path(args.out) if args.out else None)
-    files = sorted(folder.iterdir())
+    out, source = Path(args.out) if args.out else None, CATALOG.get(args.name)
+    if source and source.kind == "model":
+        from myna.models.fetched import fetch_model
+
+        folder = fetch_model(args.name, out)
+    else:
+        folder = fetch(args.name, out)
+        source = CATALOG[args.name]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     size = sum(file.stat().st_size for file in files)
-    source = CATALOG[args.name]
     if args.json:
         print(json.dumps({**_row(source), "path": str(folder), "files": len(files), "bytes": size}, ensure_ascii=False))
     else:
         print(f"{folder}: {len(files)} files, {human(size)}B, {source.language}, licence {source.licence}")
         if source.kind == "text":
             print(f"next: myna build {folder} --minutes 3 --out {source.name}-model")
+        elif source.kind == "model":
+            print(f"next: myna {source.use.replace('MODEL', str(folder) if out else source.name)}")
     return 0
 
 
 def _row(source: Source) -> dict[str, Any]:
-    return {key: value for key, value in asdict(source).items() if key != "read"}
+    return {key: value for key, value in asdict(source).items() if key not in ("read", "use")}
 
 
 def _print_table() -> None:
-    """Print a few lines for each text, in 80 columns."""
+    """Print a few lines for each, in 80 columns."""
     import textwrap
 
     from myna.fetch import CATALOG
@@ -62,4 +70,4 @@ def _print_table() -> None:
         print(f"{source.name:<16}{source.what:<54}{size:>10}")
         about = textwrap.wrap(f"{source.language} · {source.licence} · {where}", 64, break_on_hyphens=False)
         print("\n".join(" " * 16 + line for line in about))
-    print("\nThe file SOURCE beside each text says more: caveats, and how it was made.")
+    print("\nThe file SOURCE beside each says more: caveats, and how it was made.")

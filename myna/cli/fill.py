@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from myna.cli.main import Parser, add_options, read_options
 from myna.errors import UserError
@@ -27,10 +26,11 @@ def run(args: argparse.Namespace) -> int:
     options = read_options(args, FillOptions)
 
     from myna.generate.fill import fill_text
+    from myna.models.fetched import resolve_model
     from myna.models.pretrained import load_model
     from myna.tokenizer.tokenizer import Tokenizer
 
-    folder = Path(args.model)
+    folder = resolve_model(args.model)
     model = load_model(folder)
     if not hasattr(model, "masked_log_probs"):
         raise UserError(f"{folder} is a model that reads from left to right", "an encoder, which sees both sides of a blank",

@@ -30,7 +30,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe the directory without loading the model."""
-    folder = existing(args.directory)
+    from myna.models.fetched import resolve_model
+
+    folder = existing(str(resolve_model(args.directory)))
     try:
         if (folder / "text.utf8").is_file() and (folder / "documents.npy").is_file():
             value, lines, table = _corpus(folder)

