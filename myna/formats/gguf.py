@@ -1,36 +1,34 @@
 """Write GGUF, llama.cpp's file format: metadata and arrays in, one file out.
 
 A file is: "GGUF", version 3, the counts, the metadata, the list of tensors, then the tensors, each at a multiple of 32
-bytes. Everything is little-endian. Dimensions are listed fastest first, the reverse of numpy's.
-Source: ggml's docs/gguf.md (version 3); Q8_0: `quantize_row_q8_0_ref` in ggml-quants.c.
+bytes. Everything is little-endian. Dimensions are listed fastest first, the reverse of numpy's. `gguf_read.py` is the way back.
+Source: ggml's docs/gguf.md (version 3).
 
     write_gguf(Path("model.gguf"), {"general.architecture": "qwen3"}, [Tensor("output_norm.weight", (64,), "F32", lambda: ones)])
-
-N blocks of 32 numbers
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from myna.errors import UserError
 from myna.files import fsync
+from myna.formats.gguf_quants import KINDS, count_bytes, quantize
 
 ALIGNMENT = 32  # bytes; the default of the format
-BLOCK = 32  # numbers that share a scale in Q8_0 (QK8_0 in ggml-common.h)
 _VERSION = 3
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _UINT64 = 4, 5, 6, 7, 8, 9, 10  # gguf_metadata_value_type
-TENSOR_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8}  # ggml_type
 _ROWS_AT_ONCE = 1 << 22  # numbers converted at a time: 16 MB of float32
 
-Value = str | bool | int | float | Sequence[str] | Sequence[int]
+Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,12 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # F32, F16 or Q8_0
+    dtype: str  # one of gguf_quants.KINDS
     read: Callable[[], npt.NDArray[np.float32]]
 
     def size(self) -> int:
         """Count the bytes it takes in the file."""
-        count = int(np.prod(self.shape))
-        return {"F32": 4 * count, "F16": 2 * count, "Q8_0": count // BLOCK * (2 + BLOCK)}[self.dtype]
+        return count_bytes(self.dtype, math.prod(self.shape))
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Value], tensors: Sequence[Tensor]) -> None:
@@ -63,7 +60,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Value], tensors: Sequence[Tens
             offset = 0
             for tensor in tensors:
                 file.write(_string(tensor.name) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *reversed(tensor.shape)))
-                file.write(struct.pack("<IQ", TENSOR_TYPES[tensor.dtype], offset))
+                file.write(struct.pack("<IQ", KINDS[tensor.dtype].code, offset))
                 offset += _aligned(tensor.size())
             _pad(file)
             for tensor in tensors:
@@ -86,35 +83,16 @@ def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
         file.write(_convert(rows[first : first + step], tensor).tobytes())
 
 
-def _convert(rows: npt.NDArray[np.float32], tensor: Tensor) -> npt.NDArray[Any]:
+def _convert(rows: npt.NDArray[np.float32], tensor: Tensor) -> npt.NDArray[np.uint8]:
     if not np.isfinite(rows).all():
         raise UserError(f"{tensor.name} holds a number that is not finite", "finite weights", "train the model again")
-    if tensor.dtype == "F32":
-        return rows.astype("<f4")
-    # the largest float16; a block's scale is its largest number / 127
-    if np.abs(rows).max(initial=0) > float(np.finfo(np.float16).max) * (127 if tensor.dtype == "Q8_0" else 1):
+    if np.abs(rows).max(initial=0) > KINDS[tensor.dtype].largest:
         raise UserError(f"{tensor.name} holds a number too large for {tensor.dtype}", "weights within its range", "export it as f32")
-    return rows.astype("<f2") if tensor.dtype == "F16" else quantize_q8_0(rows)
-
-
-def quantize_q8_0(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Turn float32 into Q8_0 bytes (N, 34): per 32 numbers a float16 scale, largest / 127, then 32 int8 multiples of it.
-
-    Halves round away from zero, as C's roundf does. The number of values per row must divide by 32.
-    """
-    blocks = np.ascontiguousarray(values, dtype=np.float32).reshape(-1, BLOCK)  # (N, 32)
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)  # (N, 1)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        scaled = blocks * np.where(scale > 0, np.float32(1) / scale, np.float32(0))
-    size = np.abs(scaled)
-    whole = np.floor(size)
-    levels = np.copysign(whole + (size - whole >= 0.5), scaled)
-    out: npt.NDArray[np.uint8] = np.concatenate((scale.astype("<f2").view(np.uint8), levels.astype(np.int8).view(np.uint8)), axis=1)
-    return out
+    return quantize(rows, tensor.dtype)
 
 
 def _value(value: Value) -> bytes:
-    """Encode a metadata value with its type: whole numbers are uint32 where they fit, numbers float32, lists of int int32."""
+    """Encode a metadata value with its type: whole numbers are uint32 where they fit, numbers float32, lists int32 or float32."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):
@@ -126,6 +104,8 @@ def _value(value: Value) -> bytes:
     strings = [item for item in value if isinstance(item, str)]
     if strings or not value:
         return struct.pack("<IIQ", _ARRAY, _STRING, len(strings)) + b"".join(map(_string, strings))
+    if any(isinstance(item, float) for item in value):
+        return struct.pack("<IIQ", _ARRAY, _FLOAT32, len(value)) + np.asarray(value, dtype="<f4").tobytes()
     return struct.pack("<IIQ", _ARRAY, _INT32, len(value)) + np.asarray(value, dtype="<i4").tobytes()
 
 

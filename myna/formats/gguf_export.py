@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from myna.errors import UserError
 from myna.files import read_json
-from myna.formats.gguf import ALIGNMENT, BLOCK, Tensor, Value, write_gguf
+from myna.formats.gguf import ALIGNMENT, Tensor, Value, write_gguf
+from myna.formats.gguf_quants import BLOCK
 from myna.formats.weights import StoredTensor, open_weights
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}  # llama_ftype of llama.h

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from myna.errors import UserError
-from myna.formats.gguf import Tensor, quantize_q8_0, write_gguf
+from myna.formats.gguf import Tensor, write_gguf
+from myna.formats.gguf_quants import KINDS, dequantize, quantize
 
 gguf = pytest.importorskip("gguf")
 
@@ -30,7 +31,7 @@ def test_metadata_of_every_kind_reads_back(tmp_path):
     assert fields["a.kinds"].types == [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32]
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("dtype", list(KINDS))
 def test_tensors_read_back_bit_for_bit(tmp_path, dtype):
     random = np.random.default_rng(0)
     shapes = [(3, 32), (5, 96), (1, 64), (7, 2, 32)]
@@ -49,16 +50,21 @@ def test_tensors_read_back_bit_for_bit(tmp_path, dtype):
     assert list(read) == list(arrays)
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 3e4, 8e6])
-def test_q8_0_equals_ggml_bit_for_bit(scale):
+def test_every_format_equals_ggml_bit_for_bit_in_both_directions(kind, scale):
     random = np.random.default_rng(1)
     values = (random.normal(0, scale, (200, 64)) * (random.random((200, 64)) > 0.3)).astype(np.float32)
     values[5] = 0
     values[6] = -values[7]
     values[8, :32] = np.arange(32) * np.float32(scale / 2)  # halves, which round away from zero
-    values = np.clip(values, -8e6, 8e6)
-    wanted = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
-    np.testing.assert_array_equal(quantize_q8_0(values).reshape(wanted.shape), wanted)
+    values = np.clip(values, -KINDS[kind].largest, KINDS[kind].largest)
+    if kind == "Q4_1":
+        values = np.clip(values, -6e4, 6e4)
+    wanted = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+    raw = quantize(values, kind)
+    np.testing.assert_array_equal(raw, wanted.view(np.uint8).reshape(raw.shape))
+    np.testing.assert_array_equal(dequantize(raw, kind), gguf.quants.dequantize(wanted, gguf.GGMLQuantizationType[kind]))
 
 
 def test_large_tensors_are_converted_in_parts(tmp_path, monkeypatch):
@@ -69,7 +75,7 @@ def test_large_tensors_are_converted_in_parts(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read.data, gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0))
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "F32"), (np.inf, "Q8_0"), (7e4, "F16"), (1e7, "Q8_0")])
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, "F32"), (np.inf, "Q8_0"), (7e4, "F16"), (1e7, "Q8_0"), (6e5, "Q4_0"), (7e4, "Q4_1")])
 def test_numbers_that_do_not_fit_are_refused_and_nothing_is_left(tmp_path, value, dtype):
     values = np.ones((2, 32), dtype=np.float32)
     values[1, 3] = value
