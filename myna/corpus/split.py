@@ -45,7 +45,7 @@ def split(folder: Path, options: SplitOptions) -> dict[str, Any]:
     main = main[part[main] == _TRAIN]
     wanted = [role for role in (_TEST, _VALID) if role not in given]
     said += [f"{PARTS[role]} is the files given for it" for role in (_VALID, _TEST) if role in given]
-    _rank(part, units, keys, main, [(role, (options.valid_fraction, options.test_fraction)[role - 1]) for role in wanted])
+    rank_units(part, units, keys, main, [(role, (options.valid_fraction, options.test_fraction)[role - 1]) for role in wanted])
     lengths = units["end"] - units["start"]
     counts: dict[str, Any] = {}
     for role, name in enumerate(PARTS):
@@ -84,7 +84,7 @@ def _units(folder: Path, documents: NDArray[Any], options: SplitOptions, said: l
                 hashes.append(bytes(keys[number]))
                 continue
             cut += end - start > size + size // 2
-            for section in _sections(text, start, end, size):
+            for section in cut_sections(text, start, end, size):
                 rows.append((start, start + len(section), number))
                 hashes.append(hashlib.blake2b(section, digest_size=16).digest())
                 start += len(section)
@@ -94,7 +94,7 @@ def _units(folder: Path, documents: NDArray[Any], options: SplitOptions, said: l
     return np.array(rows, dtype=RANGE), np.array(hashes, dtype="V16")
 
 
-def _sections(text: BinaryIO, start: int, end: int, size: int) -> Iterator[bytes]:
+def cut_sections(text: BinaryIO, start: int, end: int, size: int) -> Iterator[bytes]:
     """Cut bytes [start, end) every `size` or a little less: at a paragraph, else a line, a sentence, a word, a character."""
     text.seek(start)
     held = b""
@@ -129,25 +129,28 @@ def _leave_out(part: NDArray[np.int8], keys: NDArray[Any], main: NDArray[np.int6
         said.append(f"{len(same)} sections equal to a given valid or test file were left out of training")
 
 
-def _rank(part: NDArray[np.int8], units: NDArray[Any], keys: NDArray[Any], main: NDArray[np.int64],
-          wanted: list[tuple[int, float]]) -> None:
-    """Give the lowest-ranked units to each wanted part in turn: up to its share of the bytes, at least one."""
+def rank_units(part: NDArray[np.int8], units: NDArray[Any], keys: NDArray[Any], main: NDArray[np.int64],
+               wanted: list[tuple[int, float]], least: int = 1) -> None:
+    """Give the lowest-ranked of the units `main` to each wanted part in turn: up to its share of the bytes, at least `least` texts.
+
+    part: what is filled, a number per unit. units: rows with `start` and `end`. keys: their hashes, 16 bytes each.
+    """
     words = np.ascontiguousarray(keys[main]).view(">u8").reshape(-1, 2)
     order = main[np.lexsort((words[:, 1], words[:, 0]))]
     lengths = np.asarray(units["end"] - units["start"])
     total = int(lengths[main].sum())
     row = 0
     for role, share in wanted:
-        taken = 0
+        taken = groups = 0
         while row < len(order):
             group = row + 1  # equal texts stand next to each other and go together
             while group < len(order) and keys[order[group]] == keys[order[row]]:
                 group += 1
             size = int(lengths[order[row:group]].sum())
-            if taken and taken + size > share * total:
+            if groups >= least and taken + size > share * total:
                 break
             part[order[row:group]] = role
-            taken += size
+            taken, groups = taken + size, groups + 1
             row = group
 
 

@@ -178,7 +178,7 @@ def read_csv(pieces: Iterable[Piece], key: str, notes: Notes, tab: bool = False)
     """Yield the text column of each row; the first row is a header when it looks like one."""
     notes.bytes = 0
     source = _CsvLines(pieces)
-    reader = csv.reader(source, **_dialect(source.peek(), tab))
+    reader = csv.reader(source, **dialect(source.peek(), tab))
     csv.field_size_limit(MAX_ROW)
     head: list[tuple[list[str], int, int]] = []
     rows = _csv_rows(reader, source)
@@ -257,7 +257,7 @@ def _csv_rows(reader: Any, source: _CsvLines) -> Iterator[tuple[list[str], int, 
         yield (cells, source.number, source.taken if cells or source.taken > 2 else 0)
 
 
-def _dialect(first: str, tab: bool) -> dict[str, Any]:
+def dialect(first: str, tab: bool) -> dict[str, Any]:
     """Choose the delimiter by the first line. TSV has no quoting (IANA text/tab-separated-values) unless a cell is quoted whole."""
     if tab:
         quoted = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in first.rstrip("\r\n").split("\t"))
@@ -300,7 +300,7 @@ def read_parquet(path: Path, key: str, notes: Notes) -> Iterator[Item]:
             name = _parquet_column(file, key)
             notes.column = name
             for group in range(file.num_row_groups):
-                _refuse_bomb(file, group, name)
+                refuse_bomb(file, group, name)
                 for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[name]):
                     for value in batch.column(0):
                         text = value.as_py()
@@ -335,9 +335,10 @@ def _parquet_column(file: Any, key: str) -> str:
     return next((name for name in TEXT_KEYS if name in sizes), max(sizes, key=lambda name: sizes[name]))
 
 
-def _refuse_bomb(file: Any, group: int, name: str) -> None:
+def refuse_bomb(file: Any, group: int, name: str | None = None) -> None:
+    """Raise BrokenFileError when a column of a row group, the one named or any, expands far beyond what data does."""
     columns = file.metadata.row_group(group)
     for i in range(columns.num_columns):
         column = columns.column(i)
-        if column.path_in_schema == name and column.total_uncompressed_size > max(32 << 20, 500 * column.total_compressed_size):
+        if name in (None, column.path_in_schema) and column.total_uncompressed_size > max(32 << 20, 500 * column.total_compressed_size):
             raise BrokenFileError("expands more than 500-fold: a decompression bomb", bomb=True)
