@@ -25,3 +25,9 @@ def nearest(name: str, known: list[str]) -> str:
 
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {match[0]}?)" if match else ""
+
+
+def shown(value: object) -> str:
+    """Show a value from somebody else's file: short, and without control characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,12 +57,28 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a file name that is no text keeps its bytes, as \\udcff
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON, or raise a UserError that names the file and the place."""
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """Read a whole file, never a pipe or a device, which might not end; a link to a file is followed. most: bytes it may have.
+
+    Raises UserError when there is none, it is no file, or it is larger.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # O_NONBLOCK: never wait on a FIFO
     except FileNotFoundError:
         raise UserError(f"no file {path}", "a file written by Myna", "check the path") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is no regular file", "a file", "check the path")
+        if most is not None and status.st_size > most:
+            raise UserError(f"{path} has {status.st_size:,} bytes", f"at most {most:,}", "restore the file")
+        return file.read(status.st_size)  # and no more: files of /proc have no size and may never end
+
+
+def read_json(path: Path, most: int | None = None) -> Any:
+    """Read JSON, or raise a UserError that names the file and the place. most: bytes that the file may have."""
+    try:
+        return json.loads(read_regular(path, most).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error})", "JSON in UTF-8", "restore the file or make it again") from None
 

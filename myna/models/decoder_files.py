@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from myna.errors import UserError
+from myna.errors import UserError, shown
 from myna.models.decoder import Decoder, DecoderConfig
-from myna.models.directory import Place, choice, fill_model, number, separator, shown, whole
+from myna.models.directory import Place, choice, fill_model, number, separator, whole
 
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
                   "gpt2": "GPT2LMHeadModel"}

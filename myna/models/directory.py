@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from myna.errors import UserError
+from myna.errors import UserError, shown
 from myna.formats.weights import StoredTensor, open_weights
 
 if TYPE_CHECKING:
@@ -49,12 +49,6 @@ Config = TypeVar("Config", bound=Shape)
 
 
 # ---- values of config.json ----
-
-def shown(value: object) -> str:
-    """Show a value from somebody else's file: short, and without control characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "..."
-
 
 def whole(path: Path, config: Mapping[str, Any], name: str, low: int = 1, high: int = LARGEST, default: int | None = None) -> int:
     """Return a whole number of config.json, `default` where it says nothing; raises UserError outside of low..high."""
@@ -104,6 +98,8 @@ def fill_model(make: Callable[[Config], Model], config: Config, folder: Path, pl
     """
     import torch
 
+    from myna.models.unfilled import Unfilled
+
     stored: dict[str, StoredTensor] = {}
     for name, tensor in open_weights(folder, ignored).items():
         if stored.setdefault(spell(name), tensor) is not tensor:
@@ -118,7 +114,8 @@ def fill_model(make: Callable[[Config], Model], config: Config, folder: Path, pl
         missing, extra = sorted(wanted - stored.keys()), sorted(stored.keys() - wanted)
         said = f"lacks {missing[0]}" if missing else f"has {shown(extra[0])}, which its config.json does not speak of"
         raise UserError(f"{folder} {said}", "the weights of its config.json", "restore the directory")
-    model = make(config)
+    with Unfilled():
+        model = make(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             place = table[name]
@@ -126,7 +123,8 @@ def fill_model(make: Callable[[Config], Model], config: Config, folder: Path, pl
             if stored[place.name].shape != shape:
                 raise UserError(f"{place.name} in {folder} has shape {shown(list(stored[place.name].shape))}",
                                 f"{list(shape)}, as config.json says")
-            values = torch.from_numpy(stored[place.name].read())
+            values = torch.from_numpy(stored[place.name].map())  # read as it is copied: nothing is held beside file and model
+            values = values.view(torch.bfloat16) if stored[place.name].dtype == "BF16" else values
             parameter.copy_((values.T if place.transpose else values).chunk(place.parts)[place.part])
             if place.scale != 1:
                 parameter.div_(place.scale)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from myna.errors import UserError
+from myna.errors import UserError, shown
 from myna.formats.weights import open_weights
-from myna.models.directory import Place, choice, fill_model, number, separator, shown, whole
+from myna.models.directory import Place, choice, fill_model, number, separator, whole
 from myna.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from myna.models.encoder_decoder_layers import ACTIVATIONS, query_scale
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from myna.console import say
-from myna.errors import UserError
+from myna.errors import UserError, shown
 from myna.formats.weights import StoredTensor, open_weights
-from myna.models.directory import Place, choice, fill_model, number, shown, whole
+from myna.models.directory import Place, choice, fill_model, number, whole
 from myna.models.encoder import Encoder, EncoderConfig
 
 _ACTIVATIONS = ("gelu", "gelu_new", "relu", "gelu_pytorch_tanh", "gelu_fast")  # the last two compute gelu_new's formula

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from myna.errors import UserError, nearest
+from myna.errors import UserError, nearest, shown
 from myna.files import read_json, write_atomic, write_json
-from myna.models.directory import gather_tensors, shown
+from myna.models.directory import gather_tensors
 from myna.models.families import LOADED, family_of
 from myna.models.mixture import MIXTURE, open_mixture
 from myna.tokenizer.tokenizer import Tokenizer

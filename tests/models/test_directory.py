@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from myna.errors import UserError
-from myna.models.directory import Place, choice, fill_model, gather_tensors, number, separator, shown, whole
+from myna.errors import UserError, shown
+from myna.models.directory import Place, choice, fill_model, gather_tensors, number, separator, whole
 
 HERE = Path("m/config.json")
 

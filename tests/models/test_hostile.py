@@ -216,4 +216,6 @@ def test_a_header_that_lies(folder: Path) -> None:
                                    {"weight_map": {"a": ".."}}, {"weight_map": {}}], ids=str)
 def test_an_index_that_leads_nowhere(folder: Path, index: Any) -> None:
     write_json(folder / "model.safetensors.index.json", index)
+    load_model(folder)  # beside a whole file it is not read, in transformers neither
+    (folder / "model.safetensors").unlink()
     refused(folder)
