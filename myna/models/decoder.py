@@ -149,13 +149,18 @@ class Decoder(nn.Module):
 
     # ---- training ----
 
-    def hidden(self, ids: Tensor, dropout: float = 0.0) -> Tensor:
-        """Run all layers over ids (B, T) from position 0; returns normalised hidden states (B, T, C), their gain still to come."""
-        positions = torch.arange(ids.shape[1])
-        x, rotation = self._embed(ids, positions, int(ids.shape[1]))
+    def hidden(self, ids: Tensor, dropout: float = 0.0, positions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """Run all layers over ids (B, T); returns normalised hidden states (B, T, C), their gain still to come.
+
+        positions (B, T): those of the ids, 0 to T - 1 where left out. segments (B, T): neighbours of one number are a document, which
+        sees itself alone.
+        """
+        given = torch.arange(ids.shape[1]) if positions is None else positions
+        x, rotation = self._embed(ids, given, int(ids.shape[1] if positions is None else positions.max() + 1))
         x = drop(x, dropout)
+        runs = None if segments is None else [torch.unique_consecutive(row, return_counts=True)[1].tolist() for row in segments]
         for layer in self.layers:
-            x = layer(x, rotation, dropout)
+            x = layer(x, rotation, dropout, runs)
         out: Tensor = self.norm(x)
         return out
 
@@ -186,8 +191,12 @@ class Decoder(nn.Module):
         return {"next_token": int((batch["labels"] != IGNORED).sum())}
 
     def loss(self, batch: Mapping[str, Tensor], carry: Any = None) -> tuple[dict[str, tuple[Tensor, float]], Any]:
-        """Next-token cross-entropy of windows: input_ids and labels (B, T), aligned, -100 where nothing is to be predicted."""
-        hidden = self.hidden(batch["input_ids"], self.config.dropout if self.training else 0.0)
+        """Next-token cross-entropy of windows: input_ids and labels (B, T), aligned, -100 where nothing is to be predicted.
+
+        Rows that hold several documents say so by position_ids and segment_ids (B, T); see `hidden`.
+        """
+        dropout = self.config.dropout if self.training else 0.0
+        hidden = self.hidden(batch["input_ids"], dropout, batch.get("position_ids"), batch.get("segment_ids"))
         weight, bias = self.head()
         total = linear_cross_entropy(hidden.flatten(0, 1), weight, batch["labels"].flatten(), bias)
         return {"next_token": (total, 1.0)}, carry

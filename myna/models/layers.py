@@ -15,7 +15,7 @@ B rows · T tokens · C hidden_size · H attention heads · K key-value heads ·
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myna.models.kernels import attend, gated_silu, normalize, rotate
+from myna.models.kernels import attend, attend_within, gated_silu, normalize, rotate
 
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (T, 1, D) or (B, T, 1, D), float32
+Runs = Sequence[Sequence[int]]  # the lengths of the documents that each row holds, one after another
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ class Attention(nn.Module):
         partner = gain.roll(self.head_dim // 2, dims=-1)
         return (cos * gain).to(dtype), (sin * partner).to(dtype)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend and project back: q (B, H, T, D), k and v (B, K, S, D) to (B, T, C). A None mask means causal."""
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, runs: Runs | None = None) -> Tensor:
+        """Attend and project back: q (B, H, T, D), k and v (B, K, S, D) to (B, T, C). A None mask means causal, inside `runs` if given."""
         groups = self.heads // self.key_value_heads
         if groups > 1:
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        out: Tensor = self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        mixed = attend(q, k, v, mask) if runs is None else attend_within(q, k, v, runs)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
 
@@ -196,10 +198,10 @@ class Block(nn.Module):
         self.post_attention_layernorm = NORMS[style.norm](hidden_size, eps)
         self.mlp = MLP(hidden_size, intermediate_size, style)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, dropout: float = 0.0) -> Tensor:
-        """x (B, T, C); `dropout` is the share of what each half adds that is left out."""
+    def forward(self, x: Tensor, rotation: Rotation | None, dropout: float = 0.0, runs: Runs | None = None) -> Tensor:
+        """x (B, T, C); `dropout` is the share of what each half adds that is left out; `runs`: documents that do not see each other."""
         q, k, v = self.self_attn.project(x, self.input_layernorm, rotation)
-        x = x + drop(self.self_attn.mix(q, k, v, mask=None), dropout)
+        x = x + drop(self.self_attn.mix(q, k, v, None, runs), dropout)
         return x + drop(self.mlp(x, self.post_attention_layernorm), dropout)
 
 

@@ -163,3 +163,22 @@ def test_linear_cross_entropy_makes_no_gradients_where_none_are_wanted(mode: typ
         total = linear_cross_entropy(hidden, weight, targets)
     assert not total.requires_grad
     torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "hidden", "bias"])
+def test_linear_cross_entropy_makes_no_gradient_of_what_is_frozen(frozen: str) -> None:
+    inputs = {"hidden": random(70, 8), "weight": random(17, 8, seed=1), "bias": random(17, seed=2)}
+    leaves = {name: tensor.requires_grad_(name != frozen) for name, tensor in inputs.items()}
+    kept: list[torch.Size] = []
+    targets = torch.arange(70) % 17
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        total = linear_cross_entropy(leaves["hidden"], leaves["weight"], targets, leaves["bias"])
+    assert kept == [tensor.shape for name, tensor in inputs.items() if name != frozen]
+    total.backward()
+    plain = {name: tensor.detach().clone().requires_grad_(name != frozen) for name, tensor in inputs.items()}
+    F.cross_entropy(plain["hidden"] @ plain["weight"].T + plain["bias"], targets, reduction="sum").backward()
+    for name in inputs:
+        if name == frozen:
+            assert leaves[name].grad is None
+        else:
+            torch.testing.assert_close(leaves[name].grad, plain[name].grad, rtol=1e-4, atol=1e-4)
