@@ -137,7 +137,7 @@ class _Reader:
             raise self.wrong(f"gives {name!r} the unknown type {kind}")
         wanted = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
         if size != wanted or size > self.left():
-            raise self.wrong(f"gives {name!r} {size:,} bytes where its shape {list(shape)[:8]} takes {wanted:,} and {self.left():,} are left")
+            raise self.wrong(f"gives {name!r} {size:,} bytes where its shape takes {wanted:,} and {self.left():,} are left")
         found = Variable(self.path, name, kind, shape, self.file.tell())
         self.file.seek(size, 1)
         return found

@@ -58,6 +58,10 @@ class EncoderDecoderConfig:
     decoder_start_token_id: int = -1
     "What a target is written after; none given: the separator, as BART has it."
     model_type: str = "t5"
+    num_mel_bins: int = 0
+    "Of a model that hears (Whisper): bands of a sound's spectrogram."
+    max_source_positions: int = 0
+    "Of a model that hears: positions of a sound, each two columns of its spectrogram."
 
     def __post_init__(self) -> None:
         t5, C = self.model_type == "t5", self.hidden_size
@@ -81,12 +85,13 @@ class EncoderDecoderConfig:
         """Count every weight, embeddings included."""
         t5, C, inner = self.model_type == "t5", self.hidden_size, self.num_attention_heads * self.head_dim
         norm = C if t5 else 2 * C
-        attention = 4 * C * inner + (0 if t5 else 3 * inner + C) + norm
+        attention = 4 * C * inner + (0 if t5 else (2 if self.model_type == "whisper" else 3) * inner + C) + norm
         mlp = (3 if self.gated else 2) * C * self.intermediate_size + (0 if t5 else self.intermediate_size + C) + norm
         layers = self.num_hidden_layers * (attention + mlp) + self.num_decoder_layers * (2 * attention + mlp)
         tables = self.vocab_size * C * (1 if self.tie_word_embeddings else 2)
         beside = {"t5": 2 * (self.relative_attention_num_buckets * self.num_attention_heads + C), "marian": self.vocab_size,
-                  "bart": self.vocab_size + 2 * ((self.max_position_embeddings + BART_OFFSET) * C + norm)}
+                  "bart": self.vocab_size + 2 * ((self.max_position_embeddings + BART_OFFSET) * C + norm),
+                  "whisper": (3 * (self.num_mel_bins + C) + 2 + self.max_source_positions + self.max_position_embeddings) * C + 2 * norm}
         return layers + tables + beside[self.model_type]
 
     def products_per_token(self) -> int:
@@ -99,7 +104,7 @@ class EncoderDecoderConfig:
 class SourceState:
     """The source as the decoder's layers see it, and the cache of the target so far. A `State`."""
 
-    def __init__(self, cache: Cache, source: list[tuple[Tensor, Tensor]], source_bias: Tensor) -> None:
+    def __init__(self, cache: Cache, source: list[tuple[Tensor, Tensor]], source_bias: Tensor | None) -> None:
         self.cache, self.source, self.source_bias = cache, source, source_bias  # keys and values (B, H, S, D); bias (B, 1, 1, S)
 
     @property
@@ -116,7 +121,7 @@ class SourceState:
         self.cache.select(rows)
         index = torch.tensor(list(rows), dtype=torch.int64)
         self.source = [(keys[index], values[index]) for keys, values in self.source]
-        self.source_bias = self.source_bias[index]
+        self.source_bias = None if self.source_bias is None else self.source_bias[index]
 
 
 class EncoderDecoder(nn.Module):
@@ -242,19 +247,7 @@ class EncoderDecoder(nn.Module):
 
     def _extend(self, ids: Tensor, state: SourceState) -> Tensor:
         """Run the decoder over new ids (B, T) with the cache's keys in view; returns what the head reads, (B, T, C)."""
-        positions = torch.tensor(state.lengths)[:, None] + torch.arange(ids.shape[1])  # (B, T); padding may point past the end
-        used = int(positions.max()) + 1
-        state.cache.reserve(used)
-        distances = torch.arange(used) - positions[..., None]  # (B, T, S): a query at position p sees slots 0..p
-        bias = torch.zeros(distances.shape).masked_fill_(distances > 0, -math.inf)[:, None]
-        if self.decoder.relative_bias is not None:
-            bias = bias + self.decoder.distance_bias(distances).permute(0, 3, 1, 2)
-        x = self.decoder.enter(self._embed(ids), positions.clamp(max=self.config.max_position_embeddings - 1), self.sinusoids)
-        for number, layer in enumerate(self.decoder.layers):
-            def remember(k: Tensor, v: Tensor, number: int = number) -> tuple[Tensor, Tensor]:
-                return state.cache.append(number, positions, k, v, used)
-
-            x = layer(x, bias.to(x.dtype), remember, state.source[number], state.source_bias)
+        x = self.decoder.extend(self._embed(ids), state, self.sinusoids)
         return self._leave(self.decoder, x)
 
     @torch.inference_mode()

@@ -23,11 +23,12 @@ from myna.models.kernels import normalize
 from myna.models.source import drop
 
 if TYPE_CHECKING:
-    from myna.models.encoder_decoder import EncoderDecoderConfig
+    from myna.models.encoder_decoder import EncoderDecoderConfig, SourceState
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu, "gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "swish": F.silu}
 ACTIVATIONS = tuple(_ACTIVATIONS)
+_BEFORE = ("t5", "whisper")  # normalise before each sublayer, and once more at the end; the others after each
 BART_OFFSET = 2  # BART's first position is row 2 of its table (transformers' BartLearnedPositionalEmbedding)
 
 
@@ -60,7 +61,8 @@ class Attention(nn.Module):
         super().__init__()
         C, inner, bias = config.hidden_size, config.num_attention_heads * config.head_dim, config.model_type != "t5"
         self.heads, self.scale = config.num_attention_heads, query_scale(config)
-        self.q_proj, self.k_proj, self.v_proj = (Linear(C, inner, bias) for _ in range(3))
+        self.q_proj, self.v_proj = (Linear(C, inner, bias) for _ in range(2))
+        self.k_proj = Linear(C, inner, bias and config.model_type != "whisper")  # a bias of keys cancels in the softmax
         self.o_proj = Linear(inner, C, bias)
 
     def split(self, x: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderDecoderConfig, crossed: bool) -> None:
         super().__init__()
-        self.after, self.dropout = config.model_type != "t5", config.dropout
+        self.after, self.dropout = config.model_type not in _BEFORE, config.dropout
         self.self_attn, self.self_attn_norm = Attention(config), _norm(config)
         self.cross_attn = Attention(config) if crossed else None
         self.cross_attn_norm = _norm(config) if crossed else None
@@ -148,18 +150,38 @@ class Stack(nn.Module):
         self.config, self.crossed = config, crossed
         self.layers = nn.ModuleList(Layer(config, crossed) for _ in range(layers))
         t5, bart, C = config.model_type == "t5", config.model_type == "bart", config.hidden_size
+        whisper = config.max_position_embeddings if crossed else config.max_source_positions
         self.relative_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads) if t5 else None
-        self.norm = _norm(config) if t5 else None
-        self.positions = nn.Embedding(config.max_position_embeddings + BART_OFFSET, C) if bart else None
+        self.norm = _norm(config) if config.model_type in _BEFORE else None
+        learned = {"bart": config.max_position_embeddings + BART_OFFSET, "whisper": whisper}.get(config.model_type, 0)
+        self.positions = nn.Embedding(learned, C) if learned else None
         self.embedding_norm = _norm(config) if bart else None
 
-    def enter(self, x: Tensor, at: Tensor, sinusoids: Tensor) -> Tensor:
+    def enter(self, x: Tensor, at: Tensor, sinusoids: Tensor | None = None) -> Tensor:
         """Tell embeddings x (B, T, C) their positions `at`, (T,) or (B, T)."""
-        if self.positions is not None and self.embedding_norm is not None:
-            x = self.embedding_norm(x + F.embedding(at + BART_OFFSET, self.positions.weight).to(x.dtype))
-        elif self.relative_bias is None:
+        if self.positions is not None:
+            x = x + F.embedding(at if self.embedding_norm is None else at + BART_OFFSET, self.positions.weight).to(x.dtype)
+            x = x if self.embedding_norm is None else self.embedding_norm(x)
+        elif sinusoids is not None and self.relative_bias is None:
             x = x + sinusoids[at].to(x.dtype)
         return drop(x, self.config.dropout, self)
+
+    def extend(self, x: Tensor, state: SourceState, sinusoids: Tensor | None = None) -> Tensor:
+        """Run new ids' embeddings x (B, T, C) through the layers, the cache's keys and the source in view; the norm is not applied."""
+        positions = torch.tensor(state.lengths)[:, None] + torch.arange(x.shape[1])  # (B, T); padding may point past the end
+        used = int(positions.max()) + 1
+        state.cache.reserve(used)
+        distances = torch.arange(used) - positions[..., None]  # (B, T, S): a query at position p sees slots 0..p
+        bias = torch.zeros(distances.shape).masked_fill_(distances > 0, -math.inf)[:, None]
+        if self.relative_bias is not None:
+            bias = bias + self.distance_bias(distances).permute(0, 3, 1, 2)
+        x = self.enter(x, positions.clamp(max=self.config.max_position_embeddings - 1), sinusoids)
+        for number, layer in enumerate(self.layers):
+            def remember(k: Tensor, v: Tensor, number: int = number) -> tuple[Tensor, Tensor]:
+                return state.cache.append(number, positions, k, v, used)
+
+            x = layer(x, bias.to(x.dtype), remember, state.source[number], state.source_bias)
+        return x
 
     def distance_bias(self, distances: Tensor) -> Tensor:
         """Return what T5 adds to the score of a key so far ahead of its query: (...) to (..., H)."""
