@@ -32,3 +32,17 @@ class SpanOptions:
     "Share of the tokens of such a row that are hidden (0.15 in T5)."
     mean_span_length: float = 3.0
     "Mean tokens of a blank (3 in T5)."
+
+
+@dataclass(frozen=True)
+class RowsOptions:
+    """Which columns of the rows are learned from, where their names are not usual ones."""
+
+    prompt: str = ""
+    "Column that holds the question or instruction."
+    answer: str = ""
+    "Column that holds the answer."
+    text: str = ""
+    "Column of plain text, all of which is learned."
+    skip_bad: bool = False
+    "Pass over rows that cannot be read, and count them, instead of stopping at the first."
