@@ -26,6 +26,7 @@ _KNOWN: dict[tuple[Any, ...], str] = {
     (("Digits", True), ("ByteLevel", False, True)): "smollm",
 }
 NAMES = tuple(_KNOWN.values())
+SPACES = frozenset({" {2,}"})  # the regular expression that the normalisers of T5, ALBERT and XLM-R replace
 
 
 def name_of(pre_tokenizer: Any) -> str | None:

@@ -5,6 +5,9 @@ tokens. Or a Unigram model over the same bytes, whose tokens are whole words (`m
 and `decode(encode(text)) == text`. Text is data: "<|endoftext|>" inside a text gives the ids of its letters, never the id that
 separates documents.
 
+Tokenizers of others open as well: byte-level BPE, WordPiece, Unigram, and BPE over "▁" with bytes for what has no token
+(`myna/tokenizer/components.py` says what is run of their files). Those that change the text are not `lossless`.
+
 Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", section 3.2; bytes as the
 alphabet: Radford et al. 2019 (GPT-2), section 2.2. `myna/tokenizer/twin.py` says the same in a few lines of Python.
 
@@ -20,7 +23,6 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +34,8 @@ import tokenizers
 
 from myna.errors import UserError, nearest
 from myna.files import read_json, write_atomic, write_json
-from myna.tokenizer.patterns import NAMES, name_of
+from myna.tokenizer.components import check_components, check_post_processor, hide_special_tokens, refusal, split_merge
+from myna.tokenizer.inputs import Inputs, surround
 from myna.tokenizer.scripts import INSIDE, LETTER, LINE, SIGN, UNSPACED_LETTER, edges
 
 SEPARATOR = "<|endoftext|>"  # ends a document; GPT-2's and Qwen's word for it
@@ -40,6 +43,7 @@ PAD = "<|pad|>"  # its own token: a pad that equals the separator teaches a mode
 CHAT = ("<|im_start|>", "<|im_end|>")  # ChatML's turn marks, so that the vocabulary need not change for chat
 _ROLES = {"mask_token": "<|mask|>", "cls_token": "<|cls|>", "sep_token": "<|sep|>"}  # transformers' names for what an encoder adds
 _SPECIAL = re.compile(r"<\|\w{1,40}\|>", re.ASCII)  # the form of every special token here
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's name of a byte without a token
 _MAX_FILE = 64 << 20  # bytes; the largest published tokenizer.json (Gemma's, 262k tokens) is 33 MB
 _MAX_VOCAB = 1 << 20  # ids; the largest published vocabulary has about 2 ** 18
 # The pattern's `\s*[\r\n]+` gives up (a Rust panic) after 10 million steps on one run of spaces, and a 20 MB word takes
@@ -68,32 +72,38 @@ class Tokenizer:
     def __init__(self, text: str, settings: dict[str, Any] | None = None, where: str = "tokenizer.json") -> None:
         """Read a tokenizer from the text of its tokenizer.json; `settings` is its tokenizer_config.json.
 
-        Raises UserError, naming `where`, when it is not byte-level BPE with a pattern that Myna knows.
+        Raises UserError, naming `where`, when it has a component that Myna does not know.
         """
         try:
             described = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise _not_a_tokenizer(where, f"not valid JSON ({error})") from None
-        self.pre_tokenizer_name = _check(described, where)
-        self.whole_words = described["model"].get("type") == "Unigram"
+            raise refusal(where, f"not valid JSON ({error})") from None
+        self.layout = check_components(described, where)
+        self.pre_tokenizer_name = self.layout.pattern
+        self.whole_words = self.layout.byte_level and self.layout.kind == "Unigram"
         with _rust_errors(f"{where} cannot be read", "a tokenizer.json of the tokenizers library"):
-            self._rust = tokenizers.Tokenizer.from_str(text)
+            hidden = hide_special_tokens(described, self.layout)
+            self._rust = tokenizers.Tokenizer.from_str(json.dumps(described) if hidden else text)
             self._rust.no_padding()  # a length in somebody else's file must not decide how much memory is taken
             self._rust.no_truncation()
             self._rust.encode_special_tokens = True
         self._text = text
         self._settings = dict(settings) if settings else None
-        added = self._rust.get_added_tokens_decoder()
-        self.special_ids = frozenset(id for id, token in added.items() if token.special)
-        self._names = {id: token.content for id, token in added.items()}
-        vocabulary = self._rust.get_vocab(with_added_tokens=True)
+        vocabulary = {hidden.get(token, token): id for token, id in self._rust.get_vocab(with_added_tokens=True).items()}
         if not vocabulary:
-            raise _not_a_tokenizer(where, "an empty vocabulary")
+            raise refusal(where, "an empty vocabulary")
         self.vocab_size = max(vocabulary.values()) + 1
         if self.vocab_size > _MAX_VOCAB:
-            raise _not_a_tokenizer(where, f"a token with id {self.vocab_size - 1:,}")
-        self.token_bytes = self._read_bytes(vocabulary, where)
-        self._separator_id = self._find_separator(vocabulary)
+            raise refusal(where, f"a token with id {self.vocab_size - 1:,}")
+        check_post_processor(described.get("post_processor"), self.vocab_size, where)
+        added = self._rust.get_added_tokens_decoder()
+        concealed = {vocabulary[name] for name in hidden.values()}
+        self.special_ids = frozenset(concealed.union(id for id, token in added.items() if token.special))
+        self._ids, self._tokens = vocabulary, {id: token for token, id in vocabulary.items()}
+        self._names = {id: self._tokens[id] for id in self.special_ids.union(added)}
+        self.lossless = self.layout.byte_level and not self.layout.prepends and not self.layout.normalizes and not any(
+            token.lstrip or token.rstrip for token in added.values() if not token.special)
+        self.token_bytes = self._read_bytes(where) if self.layout.byte_level else self._spell_tokens()
         self._where = where
 
     @classmethod
@@ -103,12 +113,12 @@ class Tokenizer:
         if not path.is_file():
             raise UserError(f"no file {path}", "a directory with a tokenizer.json", "check the path")
         if path.stat().st_size > _MAX_FILE:
-            raise _not_a_tokenizer(str(path), f"{path.stat().st_size:,} bytes, more than {_MAX_FILE:,}")
+            raise refusal(str(path), f"{path.stat().st_size:,} bytes, more than {_MAX_FILE:,}")
         settings = folder / "tokenizer_config.json"
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise _not_a_tokenizer(str(path), f"not UTF-8 ({error.reason} at byte {error.start})") from None
+            raise refusal(str(path), f"not UTF-8 ({error.reason} at byte {error.start})") from None
         read = read_json(settings) if settings.is_file() else None
         return cls(text, read if isinstance(read, dict) else None, str(path))
 
@@ -124,27 +134,59 @@ class Tokenizer:
         """Turn text into ids; nothing is added and nothing in the text is special.
 
         Raises UserError on a lone surrogate, which is not text. A text of more than 262,144 characters is cut, after a
-        newline where there is one.
+        newline where there is one (where the tokenizer is not byte-level, at a space between words).
         """
-        return [id for ids in self.encode_batch(cut(text, _MAX_PIECE)) for id in ids]
+        return [id for ids in self.encode_batch(self._pieces(text)) for id in ids]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Turn texts into ids on all cores; the caller keeps each text short (one piece) and the batch to a few MB."""
-        texts = list(texts)
+        return [encoding.ids for encoding in self._encodings(list(texts), fast=True)]
+
+    def encode_inputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int | None = None) -> Inputs:
+        """Turn texts, or pairs of texts, into ids as the model was trained on them: with [CLS] and [SEP], or </s>.
+
+        With `max_length` a longer input is cut, of a pair the longer text first; the result's `truncated` counts the cut ones and
+        its `type_ids` tell the texts of a pair apart. Text is data here too. Raises UserError when the lists have other lengths.
+        """
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"{len(texts)} texts and {len(pairs)} beside them", "as many")
+        with _rust_errors("the tokenizer failed on this text", "ordinary text"):
+            second = None if pairs is None else [self._encode_whole(text) for text in pairs]
+            return surround(self._rust, [self._encode_whole(text) for text in texts], second, max_length)
+
+    def _encode_whole(self, text: str) -> tokenizers.Encoding:
+        return tokenizers.Encoding.merge(self._encodings(list(self._pieces(text)), fast=False), growing_offsets=False)
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        return cut(text, _MAX_PIECE) if self.layout.byte_level else cut_at_spaces(text, _MAX_PIECE, self.layout.prepends)
+
+    def _encodings(self, texts: list[str], fast: bool) -> list[tokenizers.Encoding]:
+        encode = self._rust.encode_batch_fast if fast else self._rust.encode_batch  # fast: without offsets, which cannot be merged
         with _rust_errors("the tokenizer failed on this text", "ordinary text"):
             try:
-                return [encoding.ids for encoding in self._rust.encode_batch_fast(texts, add_special_tokens=False)]
+                return encode(texts, add_special_tokens=False)
             except (TypeError, UnicodeEncodeError):
                 bad = next((text for text in texts if not _is_text(text)), "")
                 raise UserError(f"text with a lone surrogate: {bad[:40]!r}", "Unicode text",
                                 "decode the bytes with errors='replace' or clean the text first") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into text; special tokens give nothing, bytes that are not a whole character give U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        """Turn ids into text; special tokens give nothing, bytes that are not a whole character give U+FFFD.
+
+        A tokenizer that is not byte-level decodes as its file says: without the space that stands before its first word.
+        """
+        if self.layout.byte_level:
+            return self.decode_bytes(ids).decode("utf-8", "replace")
+        numbers = [int(id) for id in ids]
+        self.decode_bytes(numbers)  # unknown ids are errors
+        with _rust_errors("the tokenizer failed on these ids", "ids that it made"):
+            return self._rust.decode([id for id in numbers if id not in self.special_ids], skip_special_tokens=False)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids into exact UTF-8 bytes, which may begin or end inside a character. Raises UserError on an unknown id."""
+        """Turn ids into UTF-8 bytes, which may begin or end inside a character. Raises UserError on an unknown id.
+
+        Exact where `lossless`; else each token as it reads inside a text, so that the first word may have a space before it.
+        """
         table = self.token_bytes
         numbers = [int(id) for id in ids]
         for id in numbers:
@@ -159,19 +201,29 @@ class Tokenizer:
     @property
     def separator_id(self) -> int:
         """The id that follows each document and starts an empty prompt."""
-        if self._separator_id is None:
+        # Qwen's and Llama's chat models end a turn with eos_token but a document with these
+        id = self._find(SEPARATOR, "<|end_of_text|>", *self._role("eos_token", "sep_token"), "</s>", "[SEP]")
+        if id is None:
             raise UserError(f"{self._where} has no token between documents", f"{SEPARATOR} or an eos_token in tokenizer_config.json")
-        return self._separator_id
+        return id
 
     @functools.cached_property
     def pad_id(self) -> int | None:
         """The id that fills rows to one length, or None."""
-        name = _content((self._settings or self._own_settings()).get("pad_token"))
-        return self._rust.token_to_id(name) if name else None
+        names = self._role("pad_token") or [PAD, "<pad>", "[PAD]"]
+        return next((self._ids[name] for name in names if name in self._ids), None)
+
+    def _role(self, *roles: str) -> list[str]:
+        """List the tokens that tokenizer_config.json names for these roles, such as eos_token."""
+        return [name for role in roles if (name := _content((self._settings or {}).get(role)))]
+
+    def _find(self, *names: str) -> int | None:
+        """Give the id of the first of these names that is a special token, or None."""
+        return next((self._ids[name] for name in names if self._ids.get(name) in self.special_ids), None)
 
     def special_id(self, name: str) -> int:
         """Give the id of a special token by its name, such as <|mask|>. Raises UserError when there is none."""
-        id = self._rust.token_to_id(name)
+        id = self._ids.get(name)
         if id is None or id not in self.special_ids:
             known = [self._names[id] for id in sorted(self.special_ids)]
             raise UserError(f"{self._where} has no special token {name!r}{nearest(name, known)}", "",
@@ -200,7 +252,7 @@ class Tokenizer:
         begins = self.word_starts()[ids]
         begins[1:] |= self.word_ends()[ids[:-1]]
         cuts = [0, *np.flatnonzero(begins[1:]) + 1, len(ids)] if ids else []
-        return [self.decode(ids[start:end]) for start, end in itertools.pairwise(cuts)]
+        return [self.decode_bytes(ids[start:end]).decode("utf-8", "replace") for start, end in itertools.pairwise(cuts)]
 
     @functools.cached_property
     def _edges(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -236,21 +288,34 @@ class Tokenizer:
     def merges(self) -> list[tuple[str, str]]:
         """The merges in order of rank, in the byte alphabet of tokenizer.json (see `byte_alphabet`).
 
-        Raises UserError when tokens are whole words, which no merge builds.
+        Raises UserError when tokens are whole words, which no merge builds, or a text is changed before it is cut.
         """
-        if self.whole_words:
-            raise UserError(f"{self._where} holds whole words", "byte-level BPE, all that other tools' files can hold",
-                            "build with --tokenizer.kind bpe")
-        return [_pair(merge) for merge in json.loads(self._text)["model"]["merges"]]
+        if self.layout.kind != "BPE" or not self.layout.byte_level or self.layout.prepends:
+            raise UserError(f"{self._where} holds {'whole words' if self.whole_words else 'a model that is not byte-level BPE'}",
+                            "byte-level BPE, all that other tools' files can hold", "build with --tokenizer.kind bpe")
+        return [split_merge(merge) for merge in json.loads(self._text)["model"]["merges"]]
 
     def token_names(self) -> list[str]:
         """The vocabulary in order of id, in the byte alphabet of tokenizer.json; ids without a token get `[unused]`."""
-        return [self._rust.id_to_token(id) or f"[unused{id}]" for id in range(self.vocab_size)]
+        return [self._tokens.get(id) or f"[unused{id}]" for id in range(self.vocab_size)]
 
-    def _read_bytes(self, vocabulary: dict[str, int], where: str) -> list[bytes]:
+    def _spell_tokens(self) -> list[bytes]:
+        """Give each token's bytes inside a text: what the file's decoder makes of it after another token."""
+        table = [b""] * self.vocab_size
+        decoder = self._rust.decoder
+        falls_back = "ByteFallback" in str(json.loads(self._text).get("decoder"))
+        for id, token in self._tokens.items():
+            byte = _BYTE.fullmatch(token) if falls_back else None
+            if byte is not None:
+                table[id] = bytes([int(byte[1], 16)])
+            elif id not in self.special_ids:
+                table[id] = (decoder.decode(["a", token])[1:] if decoder is not None else f" {token}").encode("utf-8")
+        return table
+
+    def _read_bytes(self, where: str) -> list[bytes]:
         table = [b""] * self.vocab_size
         back = {character: byte for byte, character in byte_alphabet().items()}
-        for token, id in vocabulary.items():
+        for id, token in self._tokens.items():
             if id in self.special_ids:
                 continue
             if id in self._names:  # an added token that is not special stands for its own text
@@ -259,17 +324,11 @@ class Tokenizer:
             try:
                 table[id] = bytes([back[character] for character in token])
             except KeyError:
-                raise _not_a_tokenizer(where, f"the token {token[:20]!r}, which is outside the byte alphabet") from None
+                raise refusal(where, f"the token {token[:20]!r}, which is outside the byte alphabet") from None
         missing = 256 - len({piece for piece in table if len(piece) == 1})
         if missing:
-            raise _not_a_tokenizer(where, f"a vocabulary without {missing} of the 256 bytes")
+            raise refusal(where, f"a vocabulary without {missing} of the 256 bytes")
         return table
-
-    def _find_separator(self, vocabulary: dict[str, int]) -> int | None:
-        names = [_content((self._settings or {}).get("eos_token")), SEPARATOR]
-        # Qwen's chat models end a turn with eos_token but a document with <|endoftext|>
-        ids = [vocabulary[name] for name in reversed(names) if name and vocabulary.get(name) in self.special_ids]
-        return ids[0] if ids else None
 
     def _own_settings(self) -> dict[str, Any]:
         """Say to transformers what tokenizer.json does not: without the class it adds a normaliser and ids differ."""
@@ -315,41 +374,19 @@ def cut(text: str, size: int) -> Iterator[str]:
     yield text[start:]
 
 
-def _check(described: Any, where: str) -> str:
-    """Name the pattern of a tokenizer.json that Myna can run safely and decode exactly; else raise UserError."""
-    model = described.get("model") if isinstance(described, dict) else None
-    if not isinstance(model, dict):
-        raise _not_a_tokenizer(where, "no model")
-    kind = model.get("type", "BPE")
-    if kind == "Unigram":
-        _check_scores(model.get("vocab"), where)
-    elif not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
-        raise _not_a_tokenizer(where, "no BPE vocabulary and merges")
-    if kind not in ("BPE", "Unigram") or model.get("byte_fallback") or model.get("dropout") or (kind == "Unigram" and model.get("unk_id")):
-        raise _not_a_tokenizer(where, f"a {kind} model" + (" with dropout" if model.get("dropout") else ""))
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise _not_a_tokenizer(where, "tokens with a prefix or suffix mark")
-    normalizer = described.get("normalizer")
-    if normalizer is not None and not (isinstance(normalizer, dict) and normalizer.get("type") == "NFC"):
-        raise _not_a_tokenizer(where, f"a normalizer ({str(normalizer)[:60]})")
-    name = name_of(described.get("pre_tokenizer"))
-    if name is None:
-        raise UserError(f"{where} has a pre-tokenizer that Myna does not know ({str(described.get('pre_tokenizer'))[:80]})",
-                        "one of " + ", ".join(NAMES), "use another model")
-    return name
+def cut_at_spaces(text: str, size: int, drop: bool) -> Iterator[str]:
+    """Cut text into pieces of at most `size` characters at a space between two words; with `drop` that space goes.
 
-
-def _check_scores(vocab: Any, where: str) -> None:
-    """Check the vocabulary of a Unigram model: distinct tokens with finite scores."""
-    rows = vocab if isinstance(vocab, list) else []
-    sound = all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], float | int)
-                and math.isfinite(row[1]) for row in rows)
-    if not rows or not sound or len({row[0] for row in rows}) != len(rows):
-        raise _not_a_tokenizer(where, "no list of distinct tokens with their scores")
-
-
-def _not_a_tokenizer(where: str, got: str) -> UserError:
-    return UserError(f"{where} has {got}", "a tokenizer.json of byte-level BPE or whole words", "use another model or restore the file")
+    A tokenizer that puts a space before a text puts it before each piece, in the place of the one dropped.
+    """
+    start = 0
+    while len(text) - start > size:
+        end = text.rfind(" ", start + 1, start + size)
+        while end > start and (text[end - 1].isspace() or text[end + 1].isspace()):
+            end = text.rfind(" ", start + 1, end)
+        yield text[start:end] if end > start else text[start:start + size]
+        start = end + drop if end > start else start + size
+    yield text[start:]
 
 
 @contextlib.contextmanager
@@ -369,11 +406,6 @@ def _content(token: Any) -> str | None:
     """Read a token of tokenizer_config.json: a string, or a dictionary with its content."""
     value = token.get("content") if isinstance(token, dict) else token
     return value if isinstance(value, str) else None
-
-
-def _pair(merge: Any) -> tuple[str, str]:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
 
 
 def _is_text(text: Any) -> bool:
