@@ -14,8 +14,7 @@ N positions · V vocabulary · K contexts of an n-gram less one · R resamples
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,9 @@ from myna.data.options import MaskingOptions
 from myna.errors import UserError
 from myna.evaluate.language import Text
 from myna.evaluate.options import EvaluateOptions
-from myna.metrics.intervals import percentile_interval, resampled_sums
-from myna.metrics.language import block_size
-from myna.metrics.report import Report, Score
+from myna.metrics.language import block_size, perplexity
+from myna.metrics.paired import Measure, measured_report, ratio
+from myna.metrics.report import Report
 from myna.models.ngram import Ngram
 from myna.tokenizer.tokenizer import Tokenizer
 
@@ -143,42 +142,26 @@ def both_sides(ngram: Ngram, stream: Array, position: int) -> Array:
     return out
 
 
-# Each takes rows of sums (R, columns) and the model's first column: bits, correct; after bytes and tokens.
-_METRICS: dict[str, Callable[..., Array]] = {
-    "pseudo_bits_per_byte": lambda sums, at: sums[:, at] / sums[:, 0],
-    "pseudo_perplexity": lambda sums, at: np.exp2(sums[:, at] / sums[:, 1]),
-    "masked_accuracy": lambda sums, at: sums[:, at + 1] / sums[:, 1],
-}
-
-
 def _report(guesses: Sequence[Guesses], lengths: Array, blocks: Array, name: str, size: int, tokenizer: Tokenizer, options: EvaluateOptions,
             tokens: int) -> Report:
     kept, where = np.unique(blocks, return_inverse=True)
     if len(kept) < 2:
         raise UserError("a text of one block", "at least two, for an interval", "give more text")
-    columns = [lengths, np.ones(len(lengths))]
-    for one in guesses:
-        columns += [one.log_probs.astype(np.float64) / -np.log(2), one.correct]
-    table = np.stack([np.bincount(where, column, minlength=len(kept)) for column in columns], axis=1)
-    sums, whole = resampled_sums(table, options.resamples, options.seed), table.sum(axis=0)[None]
+
+    def added(*columns: Array) -> Array:
+        return np.stack([np.bincount(where, column, minlength=len(kept)) for column in columns], axis=1)
+
+    one = np.ones(len(lengths))
     signature = (f"{{}}|one-token-hidden|{len(lengths)}of{tokens}tokens|tokenizer={tokenizer.fingerprint[:12]}"
                  f"|bootstrap={options.resamples}|block={size}B|seed={options.seed}|v1").format
-
-    def score(metric: str, values: Callable[[Array], Array]) -> Score:
-        return Score(float(values(whole)[0]), *percentile_interval(values(sums)), signature(metric))
-
-    found: list[dict[str, Score]] = [{}, {}, {}, {}]
-    for metric, formula in _METRICS.items():
-        model, beside = functools.partial(formula, at=2), functools.partial(formula, at=4)
-        found[0][metric] = score(metric, model)
-        if len(guesses) == 1:
-            continue
-        found[1][metric] = score(metric, beside)
-        found[2][metric] = score(metric, lambda rows, a=model, b=beside: a(rows) - b(rows))  # type: ignore[misc]
-        if np.all(beside(sums) > 0):  # not where the baseline is never right
-            better = 100 if metric == "masked_accuracy" else -100
-            found[3][metric] = score(metric, lambda rows, a=model, b=beside, c=better: c * (a(rows) / b(rows) - 1))  # type: ignore[misc]
-    return Report(found[0], name, *found[1:])
+    bits = [guess.log_probs.astype(np.float64) / -np.log(2) for guess in guesses]
+    measures = {}
+    for metric, columns, formula in (("pseudo_bits_per_byte", [added(b, lengths) for b in bits], ratio),
+                                     ("pseudo_perplexity", [added(b, one) for b in bits], perplexity),
+                                     ("masked_accuracy", [added(guess.correct, one) for guess in guesses], ratio)):
+        measures[metric] = Measure(columns[0], formula, signature(metric), columns[1] if len(columns) > 1 else None,
+                                   lower_is_better=metric != "masked_accuracy")
+    return measured_report(measures, name, options.resamples, options.seed)
 
 
 # ---- during training ----

@@ -11,7 +11,6 @@ prefers the word seen more often beside the first than its frequency makes likel
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ import numpy.typing as npt
 from myna.console import say
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
-from myna.metrics.intervals import percentile_interval, resampled_sums
-from myna.metrics.report import Report, Score
+from myna.metrics.paired import Measure, measured_report, ratio
+from myna.metrics.report import Report
 from myna.models.vectors import Vectors
 from myna.models.vectors_fit import Stream
 from myna.tokenizer.tokenizer import Tokenizer
@@ -105,12 +104,7 @@ def _right(true: Array, drawn: Array) -> Array:
 
 def _report(model: Array, baseline: Array, window: int, options: EvaluateOptions) -> Report:
     blocks = np.arange(len(model)) * min(_BLOCKS, len(model) // 2) // len(model)
-    columns = np.stack([np.bincount(blocks, column) for column in (np.ones(len(model)), model, baseline)], axis=1)
-    sums, whole = resampled_sums(columns, options.resamples, options.seed), columns.sum(axis=0)[None]
+    asked, right, beside = (np.bincount(blocks, column) for column in (np.ones(len(model)), model, baseline))
     signature = f"neighbour_accuracy|pairs={len(model)}|window={window}|bootstrap={options.resamples}|seed={options.seed}|v1"
-
-    def score(values: Callable[[Array], Array]) -> dict[str, Score]:
-        return {"neighbour_accuracy": Score(float(values(whole)[0]), *percentile_interval(values(sums)), signature)}
-
-    return Report(score(lambda rows: rows[:, 1] / rows[:, 0]), "counted neighbours", score(lambda rows: rows[:, 2] / rows[:, 0]),
-                  score(lambda rows: (rows[:, 1] - rows[:, 2]) / rows[:, 0]), score(lambda rows: 100 * (rows[:, 1] / rows[:, 2] - 1)))
+    measure = Measure(np.stack([right, asked], axis=1), ratio, signature, np.stack([beside, asked], axis=1))
+    return measured_report({"neighbour_accuracy": measure}, "counted neighbours", options.resamples, options.seed)

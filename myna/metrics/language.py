@@ -8,12 +8,11 @@ bits belong to the block that holds its first byte.
     report = language_report(model_blocks, baseline_blocks, "n-gram")
     report.metrics["bits_per_byte"].value
 
-A legend: N blocks, R resamples.
+N blocks
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from myna.errors import UserError
-from myna.metrics.intervals import RESAMPLES, percentile_interval, resampled_sums
-from myna.metrics.report import Report, Score
+from myna.metrics.intervals import RESAMPLES
+from myna.metrics.paired import Measure, measured_report, ratio
+from myna.metrics.report import Report
 
 Array = npt.NDArray[Any]
 
@@ -67,41 +67,25 @@ def language_report(model: Blocks, baseline: Blocks | None = None, name: str = "
         raise UserError(f"a text of {int(model.bytes.sum())} bytes", f"at least {2 * _SMALLEST} bytes, for an interval", "give more text")
     if baseline is not None and not (np.array_equal(model.bytes, baseline.bytes) and np.array_equal(model.characters, baseline.characters)):
         raise ValueError("model and baseline were not scored on the same text")
-    columns = [part for blocks in (model, baseline) if blocks for part in (blocks.bits, blocks.tokens)]
-    sums = resampled_sums(np.stack([model.bytes, model.characters, *columns], axis=1), resamples, seed)
-    whole = np.array([column.sum() for column in (model.bytes, model.characters, *columns)])[None]
-    metrics: dict[str, Score] = {}
-    beside: dict[str, Score] = {}
-    differences: dict[str, Score] = {}
-    improvements: dict[str, Score] = {}
-    for metric, formula in _METRICS.items():
-        signature = _signature(metric, model, resamples, seed)
-        metrics[metric] = _score(formula, whole, sums, 2, signature)
-        if baseline is None:
-            continue
-        beside[metric] = _score(formula, whole, sums, 4, _signature(metric, baseline, resamples, seed))
-        if signature == beside[metric].signature:
-            pairs = [(formula(rows, 2), formula(rows, 4)) for rows in (whole, sums)]
-            differences[metric] = _interval([m - b for m, b in pairs], signature)
-            improvements[metric] = _interval([100 * (b - m) / b for m, b in pairs], signature)
-    return Report(metrics, name if baseline is not None else "", beside, differences, improvements)
+    measures = {}
+    for metric, (above, below) in _METRICS.items():
+        signatures = [_signature(metric, blocks, resamples, seed) for blocks in (model, baseline) if blocks]
+        formula = perplexity if metric == "perplexity" else ratio
+        measures[metric] = Measure(_columns(model, above, below), formula, signatures[0],
+                                   None if baseline is None else _columns(baseline, above, below), signatures[-1], lower_is_better=True)
+    return measured_report(measures, name if baseline is not None else "", resamples, seed)
 
 
-# Each takes rows of sums (R, columns: bytes, characters, then bits and tokens of the model, and of the baseline) and where the bits are.
-_METRICS: dict[str, Callable[[Array, int], Array]] = {
-    "bits_per_byte": lambda sums, bits: sums[:, bits] / sums[:, 0],
-    "bits_per_character": lambda sums, bits: sums[:, bits] / sums[:, 1],
-    "perplexity": lambda sums, bits: np.exp2(sums[:, bits] / sums[:, bits + 1]),
-}
+_METRICS = {"bits_per_byte": ("bits", "bytes"), "bits_per_character": ("bits", "characters"), "perplexity": ("bits", "tokens")}
 
 
-def _score(formula: Callable[[Array, int], Array], whole: Array, sums: Array, bits: int, signature: str) -> Score:
-    return _interval([formula(whole, bits), formula(sums, bits)], signature)
+def _columns(blocks: Blocks, above: str, below: str) -> Array:
+    return np.stack([getattr(blocks, above), getattr(blocks, below)], axis=1)
 
 
-def _interval(values: list[Array], signature: str) -> Score:
-    whole, samples = values
-    return Score(float(whole[0]), *percentile_interval(samples), signature)
+def perplexity(sums: Array) -> Array:
+    """Return 2 to the mean of the first column: sums (R, 2) of bits and tokens to (R,)."""
+    return np.exp2(ratio(sums))
 
 
 def _signature(metric: str, blocks: Blocks, resamples: int, seed: int) -> str:
