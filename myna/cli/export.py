@@ -15,7 +15,7 @@ from myna.cli.main import existing
 from myna.console import human, say
 from myna.errors import UserError
 
-_QUANTIZE = ("f32", "f16", "q8_0")
+_QUANTIZE = ("f32", "f16", "q8_0", "q4_0", "q4_1")
 _PROMPTS = 5  # of the tokenizer's golden texts: English, Chinese, both mixed, many scripts, emoji
 
 
@@ -73,7 +73,7 @@ def _export_arpa(folder: Path, out: Path, args: argparse.Namespace) -> int:
 
 
 def _export_gguf(folder: Path, out: Path, args: argparse.Namespace) -> int:
-    from myna.formats.gguf_export import export_gguf
+    from myna.models.gguf_export import export_gguf
     from myna.tokenizer.tokenizer import Tokenizer
 
     tokenizer, quantize = Tokenizer.open(folder), args.quantize or "f16"

@@ -141,7 +141,8 @@ def _unhalf(blocks: Bytes, at: int) -> Floats:
 
 def _pack(levels: Floats) -> Bytes:
     small = np.clip(levels, 0, 15).astype(np.uint8)
-    return np.bitwise_or(small[:, : BLOCK // 2], small[:, BLOCK // 2 :] << 4, dtype=np.uint8)
+    packed: Bytes = np.bitwise_or(small[:, : BLOCK // 2], small[:, BLOCK // 2 :] << 4, dtype=np.uint8)
+    return packed
 
 
 def _unpack(packed: Bytes) -> Floats:

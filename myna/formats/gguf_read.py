@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from myna.errors import UserError
+from myna.errors import UserError, shown
 from myna.formats.gguf_quants import KINDS, NAMES, count_bytes, dequantize
 
 MAGIC = b"GGUF"
@@ -122,7 +122,7 @@ class _Reader:
         for _ in range(pairs):
             key = self.text("a key", _LONGEST_KEY)
             if key in metadata:
-                raise self.damaged(f"has the key {_show(key)} twice")
+                raise self.damaged(f"has the key {shown(key)} twice")
             metadata[key] = self.value(key)
             if self.at > _MOST_TEXT:
                 raise self.damaged(f"has more than {_MOST_TEXT >> 20} MiB of metadata")
@@ -131,42 +131,42 @@ class _Reader:
     def list_tensors(self, count: int, metadata: dict[str, Any]) -> dict[str, GGUFTensor]:
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= _LARGEST_ALIGNMENT or alignment & (alignment - 1):
-            raise self.damaged(f"has the alignment {_show(alignment)}")
+            raise self.damaged(f"has the alignment {shown(alignment)}")
         if count * _LEAST_TENSOR > self.size - self.at:
             raise self.damaged(f"announces {count:,} tensors, more than its {self.size:,} bytes hold")
         listed: dict[str, tuple[str, tuple[int, ...], int]] = {}
         for _ in range(count):
             name = self.text("a tensor's name", _LONGEST_NAME)
             if name in listed:
-                raise self.damaged(f"has the tensor {_show(name)} twice")
+                raise self.damaged(f"has the tensor {shown(name)} twice")
             listed[name] = self.entry(name)
         start = -(-self.at // alignment) * alignment
         found: dict[str, GGUFTensor] = {}
         for name, (kind, shape, offset) in listed.items():
             if offset % alignment or start + offset + count_bytes(kind, math.prod(shape)) > self.size:
-                raise self.damaged(f"has the tensor {_show(name)} at {offset:,}, which is past its end or not at a multiple of {alignment}")
+                raise self.damaged(f"has the tensor {shown(name)} at {offset:,}, which is past its end or not at a multiple of {alignment}")
             found[name] = GGUFTensor(self.path, name, kind, shape, start + offset)
         for one, other in pairwise(sorted(found.values(), key=lambda tensor: tensor.offset)):
             if one.offset + count_bytes(one.dtype, one.elements) > other.offset:
-                raise self.damaged(f"has the tensors {_show(one.name)} and {_show(other.name)} in one place")
+                raise self.damaged(f"has the tensors {shown(one.name)} and {shown(other.name)} in one place")
         return found
 
     def entry(self, name: str) -> tuple[str, tuple[int, ...], int]:
         """Read what the list says of a tensor: type, shape, offset."""
         dimensions = self.number("<u4", name)
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
-            raise self.damaged(f"has the tensor {_show(name)} of {dimensions:,} dimensions")
+            raise self.damaged(f"has the tensor {shown(name)} of {dimensions:,} dimensions")
         shape = tuple(self.number("<u8", name) for _ in range(dimensions))[::-1]
         code, offset = self.number("<u4", name), self.number("<u8", name)
         if code not in NAMES:
-            raise UserError(f"{self.path} holds {_show(name)} in type {code} of ggml", "one of " + ", ".join(KINDS),
+            raise UserError(f"{self.path} holds {shown(name)} in type {code} of ggml", "one of " + ", ".join(KINDS),
                             "take a file in one of these types")
         kind = KINDS[NAMES[code]]
         # Python's whole numbers do not overflow, so a product of sizes is what it is
         if not all(shape) or math.prod(shape) > self.size * kind.block:
-            raise self.damaged(f"has the tensor {_show(name)} of shape {_show(list(shape))}, larger than the file or empty")
+            raise self.damaged(f"has the tensor {shown(name)} of shape {shown(list(shape))}, larger than the file or empty")
         if shape[-1] % kind.block:
-            raise self.damaged(f"has the tensor {_show(name)} with rows of {shape[-1]:,}, no multiple of {kind.block}")
+            raise self.damaged(f"has the tensor {shown(name)} with rows of {shape[-1]:,}, no multiple of {kind.block}")
         return NAMES[code], shape, offset
 
     def value(self, key: str) -> Any:
@@ -177,10 +177,10 @@ class _Reader:
         inner, count = self.number("<u4", key), self.number("<u8", key)
         self.values += count
         if inner != _STRING and inner not in _SCALARS:
-            raise self.damaged(f"has values of type {inner} in the list {_show(key)}")
+            raise self.damaged(f"has values of type {inner} in the list {shown(key)}")
         least = 8 if inner == _STRING else np.dtype(_SCALARS[inner]).itemsize
         if count * least > self.size - self.at or self.values > _MOST_VALUES:
-            raise self.damaged(f"announces {count:,} values of {_show(key)}, more than there are or than any model has")
+            raise self.damaged(f"announces {count:,} values of {shown(key)}, more than there are or than any model has")
         if inner == _STRING:
             return [self.text(key) for _ in range(count)]
         numbers = np.frombuffer(self.take(count * least, key), dtype=_SCALARS[inner])
@@ -190,10 +190,10 @@ class _Reader:
         if code == _STRING:
             return self.text(key)
         if code not in _SCALARS:
-            raise self.damaged(f"has a value of type {code} under {_show(key)}")
+            raise self.damaged(f"has a value of type {code} under {shown(key)}")
         value = self.number(_SCALARS[code], key)
         if code == _BOOL and value not in (0, 1):
-            raise self.damaged(f"has the truth value {value} under {_show(key)}")
+            raise self.damaged(f"has the truth value {value} under {shown(key)}")
         return bool(value) if code == _BOOL else value
 
     def number(self, kind: str, what: str) -> Any:
@@ -202,22 +202,17 @@ class _Reader:
     def text(self, what: str, longest: int = _MOST_TEXT) -> str:
         length = self.number("<u8", what)
         if length > longest:
-            raise self.damaged(f"has {_show(what)} of {length:,} bytes")
+            raise self.damaged(f"has {shown(what)} of {length:,} bytes")
         try:
             return self.take(length, what).decode("utf-8")
         except UnicodeDecodeError:
-            raise self.damaged(f"has text that is no UTF-8 in {_show(what)}") from None
+            raise self.damaged(f"has text that is no UTF-8 in {shown(what)}") from None
 
     def take(self, count: int, what: str) -> bytes:
         if count > self.size - self.at:
-            raise self.damaged(f"ends inside of {_show(what)}")
+            raise self.damaged(f"ends inside of {shown(what)}")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def damaged(self, said: str) -> UserError:
         return UserError(f"{self.path} {said}", "a whole GGUF file", "get it again")
-
-
-def _show(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return ascii(text)[1:-1][:60]

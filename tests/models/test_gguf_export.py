@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from myna.errors import UserError
-from myna.formats.gguf_export import export_gguf
+from myna.models.gguf_export import export_gguf
 from myna.tokenizer.tokenizer import Tokenizer
 from tests.formats.models import TEXTS, write_model, write_tokenizer
 
@@ -182,11 +182,12 @@ def edit(folder: Path, file: str, **changes) -> None:
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"model_type": "ngram"}, "ngram"), ({"model_type": "llama"}, "llama"), ({"attention_bias": True}, "attention_bias"),
+    ({"model_type": "ngram"}, "ngram"), ({"model_type": "llama"}, "4 surplus"),
+    ({"attention_bias": True}, "attention_bias"), ({"model_type": "bert"}, "bert"),
     ({"hidden_act": "gelu"}, "hidden_act"), ({"use_sliding_window": True}, "use_sliding_window"),
-    ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "rope_type"), ({"head_dim": None}, "head_dim"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "rope_type"), ({"head_dim": None}, "q_proj"),
     ({"num_hidden_layers": 3}, "11 missing"), ({"num_hidden_layers": 1}, "11 surplus"), ({"intermediate_size": 192}, "mlp"),
-    ({"vocab_size": 512}, "512"),
+    ({"vocab_size": 512}, "eos_token_id"), ({"vocab_size": 700}, "embed_tokens"),
 ])
 def test_a_model_that_does_not_fit_is_refused(tmp_path, changes, said):
     write_model(tmp_path / "m")
@@ -197,8 +198,8 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path, changes, said):
 
 
 def test_an_unknown_dtype_is_refused(tiny, tmp_path):
-    with pytest.raises(UserError, match=r"q4_0.*f32, f16, q8_0"):
-        export(tiny[0], tmp_path / "x.gguf", "q4_0")
+    with pytest.raises(UserError, match=r"q5_k.*f32, f16"):
+        export(tiny[0], tmp_path / "x.gguf", "q5_k")
 
 
 def test_whole_words_before_merges_only_with_the_pattern_that_has_it(tmp_path):
