@@ -128,7 +128,7 @@ def test_files_that_hold_no_rows(tmp_path: Path) -> None:
 def test_the_split_is_by_content_and_holds_some_of_each_out() -> None:
     examples = [Example(({"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": "yes " * 20})) for n in range(200)]
     parts = split_examples(examples, SplitOptions())
-    assert {name: len(part) for name, part in parts.items()} == {"train": 180, "valid": 10, "test": 10}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 181, "valid": 9, "test": 10}
     again = split_examples([*examples[::-1], Example(messages=examples[0].messages)], SplitOptions())
     assert {e.key for e in again["test"]} == {e.key for e in parts["test"]}
     sides = [{e.key for e in part} for part in again.values()]
