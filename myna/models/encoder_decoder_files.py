@@ -168,7 +168,17 @@ def _t5_places(config: EncoderDecoderConfig) -> dict[str, Place]:
 
 
 def _bart_places(config: EncoderDecoderConfig) -> dict[str, Place]:
-    table = {"shared.weight": "model.shared.weight", "final_logits_bias": "final_logits_bias"}
+    table = {"shared.weight": "model.shared.weight", "final_logits_bias": "final_logits_bias", **layer_names(config)}
+    if config.model_type == "bart":
+        for side in ("encoder", "decoder"):
+            table[f"{side}.positions.weight"] = f"model.{side}.embed_positions.weight"
+            table |= {f"{side}.embedding_norm.{kind}": f"model.{side}.layernorm_embedding.{kind}" for kind in ("weight", "bias")}
+    return {ours: Place(theirs) for ours, theirs in table.items()}
+
+
+def layer_names(config: EncoderDecoderConfig) -> dict[str, str]:
+    """Name the parameters of both stacks' layers as BART does, and those that were made after it (Marian, Whisper)."""
+    table: dict[str, str] = {}
     attention = {name: name for name in ("q_proj", "k_proj", "v_proj")} | {"o_proj": "out_proj"}
     for side, layers in (("encoder", config.num_hidden_layers), ("decoder", config.num_decoder_layers)):
         names = {"self_attn_norm": "self_attn_layer_norm", "mlp_norm": "final_layer_norm", "mlp.up_proj": "fc1", "mlp.down_proj": "fc2"}
@@ -178,7 +188,4 @@ def _bart_places(config: EncoderDecoderConfig) -> dict[str, Place]:
             names["cross_attn_norm"] = "encoder_attn_layer_norm"
         table |= {f"{side}.layers.{layer}.{ours}.{kind}": f"model.{side}.layers.{layer}.{theirs}.{kind}"
                   for layer in range(layers) for ours, theirs in names.items() for kind in ("weight", "bias")}
-        if config.model_type == "bart":
-            table[f"{side}.positions.weight"] = f"model.{side}.embed_positions.weight"
-            table |= {f"{side}.embedding_norm.{kind}": f"model.{side}.layernorm_embedding.{kind}" for kind in ("weight", "bias")}
-    return {ours: Place(theirs) for ours, theirs in table.items()}
+    return table

@@ -19,8 +19,9 @@ MODEL_TYPES: dict[Family, tuple[str, ...]] = {  # the first is the one that a bu
     "gru": ("gru",),
     "decoder": ("qwen3", "llama", "gpt2", "mistral", "qwen2"),
     "encoder": ("bert", "roberta", "albert"),
-    "encoder-decoder": ("t5", "marian", "bart", "attention_rnn"),
+    "encoder-decoder": ("t5", "marian", "bart", "attention_rnn", "whisper"),
 }
+OPENED: tuple[str, ...] = ("whisper",)  # opened and used, but never built from text: they want another kind of data
 COUNTED: tuple[Family, ...] = ("ngram", "unbounded", "hmm", "vectors")  # made by counting or by their own fit, not by the training loop
 CAUSAL: tuple[Family, ...] = ("ngram", "unbounded", "hmm", "rnn", "lstm", "gru", "decoder", "encoder-decoder")  # each a `LanguageModel`
 LOADED = tuple(name for names in MODEL_TYPES.values() for name in names)

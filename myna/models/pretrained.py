@@ -9,7 +9,7 @@ The class is chosen by `model_type` in config.json and by nothing else. Weights 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from myna.errors import UserError, nearest, shown
 from myna.files import read_json, write_atomic, write_json
@@ -44,6 +44,10 @@ def load_model(folder: Path) -> Any:
             from myna.models.encoder_decoder_files import load_encoder_decoder
 
             return load_encoder_decoder(folder, config)
+        case "whisper":
+            from myna.models.whisper_files import load_whisper
+
+            return load_whisper(folder, config)
         case "rnn" | "lstm" | "gru":
             from myna.models.recurrent_files import load_recurrent
 
@@ -123,6 +127,8 @@ def save_model(model: nn.Module, folder: Path, pad_token_id: int | None) -> None
     from safetensors.torch import save
 
     config: Any = model.config
+    speech: dict[str, Any] = {}
+    folder.mkdir(parents=True, exist_ok=True)
     match config.model_type:
         case "qwen3" | "qwen2" | "llama" | "mistral" | "gpt2":
             from myna.models.decoder_files import decoder_places, write_decoder_config
@@ -136,6 +142,11 @@ def save_model(model: nn.Module, folder: Path, pad_token_id: int | None) -> None
             from myna.models.encoder_decoder_files import encoder_decoder_places, write_encoder_decoder_config
 
             written, places = write_encoder_decoder_config(config), encoder_decoder_places(config)
+        case "whisper":
+            from myna.models.whisper_files import whisper_places, write_preprocessor_config, write_speech, write_whisper_config
+
+            written, places, speech = write_whisper_config(config), whisper_places(config), write_speech(cast(Any, model).speech)
+            write_json(folder / "preprocessor_config.json", write_preprocessor_config(config))
         case "rnn" | "lstm" | "gru":
             from myna.models.recurrent_files import recurrent_places, write_recurrent_config
 
@@ -146,11 +157,10 @@ def save_model(model: nn.Module, folder: Path, pad_token_id: int | None) -> None
             written, places = write_attention_rnn_config(config), attention_rnn_places(config)
         case other:
             raise ValueError(f"no way to save a {other}")
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "model.safetensors", save(gather_tensors(model, places), {"format": "pt"}))
     ids = {"bos_token_id": None, "eos_token_id": written.get("eos_token_id", model.separator_id),
            "pad_token_id": written.get("pad_token_id", pad_token_id)}
     write_json(folder / "config.json", {**written, **ids, "dtype": "float32", "torch_dtype": "float32"})
     if any("ForCausalLM" in name or "LMHead" in name or "Generation" in name for name in written["architectures"]):
         ids |= {"decoder_start_token_id": written["decoder_start_token_id"]} if "decoder_start_token_id" in written else {}
-        write_json(folder / "generation_config.json", {**ids, "do_sample": False})
+        write_json(folder / "generation_config.json", {**ids, "do_sample": False, **speech})

@@ -15,6 +15,7 @@ B rows · M mel bands · F columns of the spectrogram · S = F / 2 source positi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +34,34 @@ from myna.models.steps import score_step
 Features = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Speech:
+    """What a Whisper directory says of its ids beside the weights, in `transformers`' words (generation_config.json)."""
+
+    no_timestamps_token_id: int = -1
+    "The ids after it are times, 0.02 s apart, from the beginning of the sound; -1: the model has no times."
+    suppress_tokens: tuple[int, ...] = ()
+    "Ids never written: marks of sounds that are not speech, and of tasks."
+    begin_suppress_tokens: tuple[int, ...] = ()
+    "Ids that no text begins with."
+    max_initial_timestamp_index: int | None = None
+    "The first time written is at most so many steps of 0.02 s."
+    prev_sot_token_id: int | None = None
+    "Begins what was said before."
+    lang_to_id: dict[str, int] = field(default_factory=dict)
+    'Of a model of several languages: "<|en|>" and the others.'
+    task_to_id: dict[str, int] = field(default_factory=dict)
+    'Of a model of several languages: "transcribe" and "translate".'
+    alignment_heads: tuple[tuple[int, int], ...] = ()
+    "(layer, head) that follow the sound; kept for other tools."
+
+
 class Whisper(nn.Module):
     """A language model given a sound (`LanguageModel`); `config.model_type` is "whisper"."""
 
-    def __init__(self, config: EncoderDecoderConfig) -> None:
+    def __init__(self, config: EncoderDecoderConfig, speech: Speech) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.speech = config, speech
         self.vocab_size = config.vocab_size
         self.max_length: int | None = config.max_position_embeddings
         self.separator_id = config.eos_token_id
@@ -104,9 +127,7 @@ class Whisper(nn.Module):
         """
         padded, counts = pad_step(ids, state.lengths, self.config.max_position_embeddings, self.separator_id,
                                   self.config.decoder_start_token_id)
-        x = self.shared(padded)
-        x = (x * self.config.hidden_size**0.5 if self.config.scale_embedding else x).to(self.compute_dtype)
-        hidden = self._leave(self.decoder, self.decoder.extend(x, state))
+        hidden = self._leave(self.decoder, self.decoder.extend(self.shared(padded).to(self.compute_dtype), state))
         state.cache.lengths = [length + count for length, count in zip(state.lengths, counts, strict=True)]
         return score_step(hidden, counts, last, self.logits)
 

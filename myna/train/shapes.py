@@ -14,7 +14,7 @@ from typing import Any
 
 from myna.errors import UserError, nearest
 from myna.models.create import Config, make_config
-from myna.models.families import MODEL_TYPES, Family
+from myna.models.families import MODEL_TYPES, OPENED, Family
 from myna.train.options import PlanOptions, TrainOptions
 
 RATES = {"muon": 0.03, "adamw": 0.003, "adam": 0.003, "sgd": 0.1}  # muon: swept on Shakespeare; the others are usual values, not swept
@@ -86,9 +86,9 @@ def settle(options: TrainOptions, family: Family) -> TrainOptions:
 
 def choose_model_type(family: Family, given: str | None) -> str:
     """Return the model_type that a build of a family makes. Raises UserError when the one given is not of the family."""
-    known = MODEL_TYPES[family]
+    known = [name for name in MODEL_TYPES[family] if name not in OPENED]
     if given is not None and given not in known:
-        raise UserError(f"plan.model_type is {given!r}{nearest(given, list(known))}", f"one of {', '.join(known)} for --family {family}")
+        raise UserError(f"plan.model_type is {given!r}{nearest(given, known)}", f"one of {', '.join(known)} for --family {family}")
     return given or known[0]
 
 
