@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
@@ -17,6 +18,7 @@ from myna.console import say
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
 from myna.generate.options import SampleOptions
+from myna.generate.rules import Rules, read_rules
 from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
 from myna.models.families import Family
@@ -103,6 +105,11 @@ class Model:
         speaking: LanguageModel = self.model
         return speaking
 
+    @functools.cached_property
+    def rules(self) -> Rules:
+        """What the directory says of generation: the ids that end a text, those never said, and what its makers suggest."""
+        return read_rules(self.folder, self.language_model.vocab_size)
+
     @overload
     def generate(self, prompt: str = "", *, n: None = None, **options: Unpack[Sampling]) -> Generation: ...
 
@@ -112,12 +119,13 @@ class Model:
     def generate(self, prompt: str = "", *, n: int | None = None, **options: Unpack[Sampling]) -> Generation | list[Generation]:
         """Continue a prompt; with `n`, that many times in one batch, as a list. An empty prompt begins a new document.
 
+        An encoder-decoder that learned from pairs (T5, Marian, BART of others) reads the prompt as its source: what comes answers it.
         Raises UserError on a wrong option, or when the prompt does not fit the model: it is never cut.
 
             out = model.generate("Once", max_tokens=64, temperature=0.8, top_p=0.95, stop=["\\n\\n"], seed=1)
             str(out), out.tokens, out.log_probs, out.finish_reason
         """
-        drawn = generate_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options))
+        drawn = generate_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules)
         return drawn[0] if n is None else drawn
 
     def stream(self, prompt: str = "", *, n: int = 1, **options: Unpack[Sampling]) -> Stream:
@@ -126,7 +134,7 @@ class Model:
             for _, piece in model.stream("Once"):
                 print(piece, end="", flush=True)
         """
-        return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options))
+        return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules)
 
     def log_probs(self, ids: Sequence[int]) -> LogProbs:
         """Score the tokens of one document from its beginning: natural logarithms, (T,). Raises UserError on an unknown id.

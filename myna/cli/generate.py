@@ -1,4 +1,4 @@
-"""`myna generate DIR [PROMPT]`: continue a prompt with any model that Myna made.
+"""`myna generate DIR [PROMPT]`: continue a prompt with any model, or answer it with one that learned from pairs (T5, Marian, BART).
 
     myna generate my-model "Once upon a time" --max-tokens 64 --seed 1
 """
@@ -15,11 +15,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from myna.cli.main import add_member, add_options, read_options
+from myna.config import make
 from myna.console import say
 from myna.errors import UserError
 from myna.generate.options import SampleOptions
 
 if TYPE_CHECKING:
+    from myna.generate.rules import Rules
     from myna.generate.text import Stream
 
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
@@ -36,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--stop", dest=".stop", action="append", default=argparse.SUPPRESS, metavar="TEXT",
                           help=r"end before this text; may be given several times; \n, \t and \\ are understood")
     sampling.add_argument("--greedy", action="store_true", help="always take the likeliest token (the same as --temperature 0)")
+    sampling.add_argument("--use-suggested", action="store_true",
+                          help="take what the directory's generation_config.json suggests where no flag says otherwise")
     add_member(parser)
     parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
 
@@ -46,8 +50,10 @@ def run(args: argparse.Namespace) -> int:
     prompt = _read_prompt(args.prompt)
     from myna.api import load
 
-    stream = load(args.model, args.member).stream(prompt, **asdict(options))
-    shown = "" if args.no_echo else prompt
+    model = load(args.model, args.member)
+    options = _take_suggested(args, options, model.rules)
+    stream = model.stream(prompt, **asdict(options))
+    shown = "" if args.no_echo or model.rules.source else prompt
     began = time.monotonic()
     interrupted = False
     try:
@@ -79,6 +85,18 @@ def _options(args: argparse.Namespace) -> SampleOptions:
         options = replace(options, temperature=0.0)
     # the seed is drawn here, so that it can be said and the text be had again
     return replace(options, seed=secrets.randbits(32)) if options.seed is None else options
+
+
+def _take_suggested(args: argparse.Namespace, options: SampleOptions, rules: Rules) -> SampleOptions:
+    """Take what the directory suggests, on request; say what it suggests otherwise, and what is not done."""
+    given = {name.removeprefix(".") for name in vars(args)} | ({"temperature", "top_p", "top_k", "min_p"} if args.greedy else set())
+    wanted = {name: value for name, value in rules.suggested.items() if name not in given}
+    for line in (replace(rules, suggested={}) if args.use_suggested else replace(rules, suggested=wanted)).say():
+        say(line)
+    if not args.use_suggested or not wanted:
+        return options
+    say("as generation_config.json suggests: " + ", ".join(f"{name} {value:g}" for name, value in wanted.items()))
+    return make(SampleOptions, {**asdict(options), **wanted})
 
 
 def _read_prompt(prompt: str) -> str:

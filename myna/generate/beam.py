@@ -23,6 +23,7 @@ import numpy as np
 
 from myna.errors import UserError
 from myna.generate.options import SampleOptions
+from myna.generate.rules import Rules
 from myna.generate.sample import check_prompt, warp
 from myna.models.protocol import LanguageModel
 
@@ -38,25 +39,29 @@ class Beam:
 
 
 def search_beams(model: LanguageModel, prompt: Sequence[int], options: SampleOptions, stop_ids: Collection[int] = (),
-                 ended: Callable[[list[int]], bool] | None = None, source: Any = None) -> list[Beam]:
+                 ended: Callable[[list[int]], bool] | None = None, source: Sequence[int] | None = None,
+                 rules: Rules | None = None) -> list[Beam]:
     """Find the `options.n` best of `options.num_beams` continuations, best first.
 
     A text ends after the separator, one of `stop_ids`, or ids for which `ended(ids)` is true ("stop"), or after `max_tokens` or when the
-    model can hold no more ("length"). source: what an encoder-decoder reads. Raises UserError when the prompt does not fit the model.
+    model can hold no more ("length"). source: what an encoder-decoder reads. rules: what may be said where. Raises UserError when the
+    prompt does not fit the model.
     """
-    ids = check_prompt(model, prompt)
+    ids, rules = check_prompt(model, prompt, source), rules or Rules()
     stops = {model.separator_id, *stop_ids}
     limit = options.max_tokens if model.max_length is None else min(options.max_tokens, model.max_length - len(ids) + 1)
     width = options.num_beams
     greedy = dataclasses.replace(options, temperature=0.0)
-    state = model.start(1, source)
+    state = model.start(1, None if source is None else [list(source)])
     log_probs = model.step([ids], state)
     beams, finished = [Beam([], [], 0.0)], list[Beam]()
     for length in range(1, limit + 1):
         seen = np.zeros(log_probs.shape, dtype=bool)
         for row, beam in enumerate(beams):
             seen[row, [*ids, *beam.tokens]] = True
-        scores = warp(log_probs, seen, greedy).astype(np.float64) + np.array([beam.score for beam in beams])[:, None]  # (B, V)
+        allowed = log_probs if rules.plain else np.stack([rules.restrict(one, ids, beam.tokens, length == limit)
+                                                          for one, beam in zip(log_probs, beams, strict=True)])
+        scores = warp(allowed, seen, greedy).astype(np.float64) + np.array([beam.score for beam in beams])[:, None]  # (B, V)
         kept: list[Beam] = []
         rows: list[int] = []
         for place, (row, token) in enumerate(_best(scores, width * (1 + len(stops)))):

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from myna.errors import UserError
 from myna.generate.options import SampleOptions
+from myna.generate.rules import Rules
 from myna.models.protocol import LanguageModel, LogProbs
 
 
@@ -108,47 +109,55 @@ def draw(scores: LogProbs, generators: Sequence[np.random.Generator]) -> list[in
 
 
 def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOptions, stop_ids: Collection[int] = (),
-                  ended: Callable[[int, int], bool] | None = None) -> Iterator[Drawn]:
+                  ended: Callable[[int, int], bool] | None = None, source: Sequence[int] | None = None,
+                  rules: Rules | None = None) -> Iterator[Drawn]:
     """Continue the prompt in `options.n` rows at once; yields each token as it is drawn.
 
     A row ends with reason "stop" after the separator, one of `stop_ids`, or a token for which `ended(row, token)` is true
     (it is asked once for every other token); with "length" after `max_tokens` or when the model can hold no more.
+    source: what an encoder-decoder reads. rules: what may be said where.
     Row i draws from `SeedSequence([seed, i])`, so its text does not depend on how many rows there are.
     Raises UserError, before anything is drawn, when the prompt does not fit the model: it is never cut.
     """
-    ids = check_prompt(model, prompt)
+    ids = check_prompt(model, prompt, source)
     seed = secrets.randbits(64) if options.seed is None else options.seed
     generators = [np.random.default_rng(np.random.SeedSequence([seed, row])) for row in range(options.n)]
-    return _continue(model, ids, options, generators, {model.separator_id, *stop_ids}, ended or (lambda row, token: False))
+    return _continue(model, ids, options, generators, {model.separator_id, *stop_ids}, ended or (lambda row, token: False),
+                     None if source is None else [list(source)], rules or Rules())
 
 
-def check_prompt(model: LanguageModel, prompt: Sequence[int]) -> list[int]:
-    """Return the ids that a text begins with: the prompt's, or the separator. Raises UserError when they do not fit the model."""
+def check_prompt(model: LanguageModel, prompt: Sequence[int], source: Sequence[int] | None = None) -> list[int]:
+    """Return the ids that a text begins with: the prompt's, or the separator. Raises UserError when it or a source does not fit."""
     ids = list(prompt) or [model.separator_id]
-    if model.max_length is not None and len(ids) > model.max_length:
-        raise UserError(f"the prompt is {len(ids):,} tokens long", f"at most {model.max_length:,}, all this model can see", "shorten it")
+    longest = max(len(ids), len(source or ()))
+    if model.max_length is not None and longest > model.max_length:
+        raise UserError(f"the prompt is {longest:,} tokens long", f"at most {model.max_length:,}, all this model can see", "shorten it")
     return ids
 
 
 def _continue(model: LanguageModel, ids: list[int], options: SampleOptions, generators: list[np.random.Generator], stops: set[int],
-              ended: Callable[[int, int], bool]) -> Iterator[Drawn]:
+              ended: Callable[[int, int], bool], source: list[list[int]] | None, rules: Rules) -> Iterator[Drawn]:
     """Read the prompt once, then draw for all rows that still go on and feed what was drawn."""
-    state = model.start()
+    state = model.start(1, source)
     log_probs = np.repeat(model.step([ids], state), options.n, axis=0)  # (B, V): the prompt is read once
     state.select([0] * options.n)
     seen = np.zeros(log_probs.shape, dtype=bool)
     seen[:, ids] = True
     rows, count = list(range(options.n)), 0
+    said: list[list[int]] = [[] for _ in rows]
     while rows:
         if np.isnan(log_probs).any():
             raise UserError("the model gives NaN instead of probabilities", "finite weights", "train again with a smaller learning rate")
-        scores = warp(log_probs, seen, options)
-        tokens = scores.argmax(axis=-1).tolist() if options.temperature == 0 else draw(scores, [generators[row] for row in rows])
         count += 1
         full = count == options.max_tokens or (model.max_length is not None and len(ids) + count > model.max_length)
+        allowed = log_probs if rules.plain else np.stack([rules.restrict(one, ids, said[row], full)
+                                                          for one, row in zip(log_probs, rows, strict=True)])
+        scores = warp(allowed, seen, options)
+        tokens = scores.argmax(axis=-1).tolist() if options.temperature == 0 else draw(scores, [generators[row] for row in rows])
         going = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             stopped = token in stops or ended(row, token)
+            said[row].append(token)
             if not (stopped or full):
                 going.append(place)
             yield Drawn(row, token, float(log_probs[place, token]), "stop" if stopped else "length" if full else "")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from myna.generate.beam import check_beams, search_beams
 from myna.generate.options import SampleOptions
+from myna.generate.rules import Rules
 from myna.generate.sample import Drawn, sample_tokens
 from myna.generate.stream import TextStream
 from myna.models.protocol import LanguageModel
@@ -42,24 +43,29 @@ class Generation:
 class Stream:
     """Continuations of one prompt on their way: iterate once for (row, piece of text)."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions, rules: Rules) -> None:
         self.generations = [Generation() for _ in range(options.n)]
         self._texts = [TextStream(options.stop) for _ in range(options.n)]
-        self._bytes = tokenizer.token_bytes
+        self._bytes, self._marked = tokenizer.token_bytes, rules.source and not tokenizer.lossless
         self._pieces = [""] * options.n
-        # special tokens have no text, so a text cannot go on after one
+        # ids as the model's tokenizer surrounds them: a model of pairs ends its source, many decoders begin with a token of their own
+        ids = tokenizer.encode_inputs([prompt])[0] if prompt or rules.source else []
+        begun, source = ([], ids) if rules.source else (ids, None)
+        # special tokens have no text, so a text that was continued cannot go on after one; an answer may begin with one
+        stops = rules.end_ids if rules.source else rules.end_ids | tokenizer.special_ids
         if options.num_beams > 1:
             check_beams(options)
-            self._drawn = self._search(model, tokenizer, prompt, options)
+            self._drawn = self._search(model, tokenizer, begun, options, stops, source, rules)
         else:
-            self._drawn = sample_tokens(model, tokenizer.encode(prompt), options, tokenizer.special_ids, self._ended)
+            self._drawn = sample_tokens(model, begun, options, stops, self._ended, source, rules)
 
-    def _search(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions) -> Iterator[Drawn]:
+    def _search(self, model: LanguageModel, tokenizer: Tokenizer, begun: list[int], options: SampleOptions, stops: frozenset[int],
+                source: list[int] | None, rules: Rules) -> Iterator[Drawn]:
         """Give the tokens of the best texts; nothing is certain before the search has ended."""
         def ended(ids: list[int]) -> bool:
             return any(stop in tokenizer.decode(ids) for stop in options.stop)
 
-        beams = search_beams(model, tokenizer.encode(prompt), options, tokenizer.special_ids, ended if options.stop else None)
+        beams = search_beams(model, begun, options, stops, ended if options.stop else None, source, rules)
         for row, beam in enumerate(beams):
             for place, (token, log_prob) in enumerate(zip(beam.tokens, beam.log_probs, strict=True), start=1):
                 self._ended(row, token)
@@ -76,22 +82,29 @@ class Stream:
             piece, self._pieces[row] = self._pieces[row], ""
             if finish_reason:
                 piece += text.finish()
-            generation.text += piece
             generation.tokens.append(token)
             generation.log_probs.append(log_prob)
             generation.finish_reason, generation.dropped_bytes = finish_reason, text.dropped
+            if not generation.text and self._marked:  # a word's mark stands for a space before it, the first word's for none
+                piece = piece.removeprefix(" ")
+            generation.text += piece
             if piece:
                 yield row, piece
 
 
-def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None) -> Stream:
-    """Continue a prompt, giving (row, text) pieces as they are certain; `.generations` holds the results so far."""
-    return Stream(model, tokenizer, prompt, options or SampleOptions())
+def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None,
+                rules: Rules | None = None) -> Stream:
+    """Continue a prompt, or answer it where `rules.source` says so, giving (row, text) pieces as they are certain.
+
+    `.generations` holds the results so far. rules: what the model's directory says (`read_rules`).
+    """
+    return Stream(model, tokenizer, prompt, options or SampleOptions(), rules or Rules())
 
 
-def generate_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None) -> list[Generation]:
-    """Continue a prompt `options.n` times, in one batch. Raises UserError when the prompt does not fit the model."""
-    stream = stream_text(model, tokenizer, prompt, options)
+def generate_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None,
+                  rules: Rules | None = None) -> list[Generation]:
+    """Do so `options.n` times, in one batch. Raises UserError when the prompt does not fit the model."""
+    stream = stream_text(model, tokenizer, prompt, options, rules)
     for _ in stream:
         pass
     return stream.generations

@@ -72,5 +72,8 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         return [byte + 2 for byte in text.encode()]
 
+    def encode_inputs(self, texts) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids) -> str:
         return b"".join(self.token_bytes[id] for id in ids).decode("utf-8", "replace")

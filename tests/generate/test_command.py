@@ -18,6 +18,7 @@ from tests.generate.models import Script, Table
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     write_tokenizer(folder)
+    (folder / "config.json").write_text("{}")
     return folder
 
 
