@@ -114,7 +114,7 @@ def train(model: nn.Module, read_batch: Callable[[int], Batch], run: Run, option
                 value = _look(model, log, position, hooks)
                 if value <= position.best_value and math.isfinite(value):  # of equal ones the later
                     position.best_step, position.best_value = position.step, value
-                    best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                    best = {name: tensor.clone() for name, tensor in learned_weights(model).items()}
                 watch.looked(position)
             if stop.is_set():
                 save()
@@ -122,7 +122,7 @@ def train(model: nn.Module, read_batch: Callable[[int], Batch], run: Run, option
             if watch.should_save() or position.step == position.steps:
                 save()
         if position.best_step < position.step and best:
-            model.load_state_dict(best)
+            model.load_state_dict(best, strict=False)  # what is frozen is not among them
             said = (f"the weights of step {position.best_step} are kept: on the validation text they were better than all later ones "
                     f"({position.best_value:.3f})")
             say(said)
@@ -273,10 +273,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def learned_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that training changes: the state without what is frozen, which whoever made the model can make again."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
 def save_run(model: nn.Module, optimizers: list[torch.optim.Optimizer], position: Position, carry: Any, best: dict[str, Tensor],
              folder: Path) -> None:
     """Write a checkpoint of everything the next step, and the choice at the end, depend on."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in learned_weights(model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     packed = []
     for number, optimizer in enumerate(optimizers):
@@ -300,7 +306,10 @@ def _restore(model: nn.Module, optimizers: list[torch.optim.Optimizer], folder: 
         prefix, _, rest = name.partition(".")
         parts.setdefault(prefix, {})[rest] = tensor
     try:
-        model.load_state_dict(parts["model"])
+        others = learned_weights(model).keys() ^ parts["model"].keys()
+        if others:
+            raise RuntimeError(f"{min(others)} is in one of them only")
+        model.load_state_dict(parts["model"], strict=False)
         if len(optimizers) != len(found.state["optimizers"]):
             raise RuntimeError("it has another optimizer")
     except RuntimeError as error:
