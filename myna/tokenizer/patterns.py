@@ -8,11 +8,14 @@ Sources: the `tokenizer.json` that the authors of GPT-2, Qwen2, Llama 3 and Smol
 `llama-vocab.cpp` in llama.cpp.
 
     name_of({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True})   # 'gpt-2'
+    entry_of("gpt-2")                                                              # and back
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from myna.errors import UserError, nearest
 
 QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -26,12 +29,42 @@ _KNOWN: dict[tuple[Any, ...], str] = {
     (("Digits", True), ("ByteLevel", False, True)): "smollm",
 }
 NAMES = tuple(_KNOWN.values())
-SPACES = frozenset({" {2,}"})  # the regular expression that the normalisers of T5, ALBERT and XLM-R replace
+# llama.cpp's other names for the same cuts (the cases of llm_tokenizer_bpe in llama-vocab.cpp)
+ALIASES = {
+    "gpt2": "gpt-2", "phi-2": "gpt-2", "mpt": "gpt-2", "olmo": "gpt-2", "roberta-bpe": "gpt-2",
+    "starcoder": "smollm", "refact": "smollm", "codeshell": "smollm", "command-r": "smollm",
+    "stablelm2": "qwen2", "deepseek-r1-qwen": "qwen2", "megrez": "qwen2",
+    "llama3": "llama-bpe", "llama-v3": "llama-bpe", "dbrx": "llama-bpe", "smaug-bpe": "llama-bpe",
+}
+RUN_OF_SPACES, FIRST_SPACES, LAST_SPACES = " {2,}", "^ +", " +$"
+SPACES = frozenset({RUN_OF_SPACES, FIRST_SPACES, LAST_SPACES})  # the regular expressions that a normaliser may replace
 
 
 def name_of(pre_tokenizer: Any) -> str | None:
     """Name the pattern that the `pre_tokenizer` entry of a tokenizer.json describes, or return None."""
     return _KNOWN.get(tuple(_steps(pre_tokenizer)))
+
+
+def entry_of(name: str) -> dict[str, Any]:
+    """Give the `pre_tokenizer` entry of a tokenizer.json for a pattern's name, also one that llama.cpp uses for the same cuts.
+
+    Raises UserError for a name that Myna does not know.
+    """
+    known = ALIASES.get(name, name)
+    if known not in NAMES:
+        raise UserError(f"the pre-tokenizer {name!r:.40}{nearest(str(name), [*NAMES, *ALIASES])}, which Myna does not know",
+                        "one of " + ", ".join((*NAMES, *ALIASES)), "use the model's Hugging Face directory")
+    steps = next(steps for steps, found in _KNOWN.items() if found == known)
+    entries = [_entry(step) for step in steps]
+    return entries[0] if len(entries) == 1 else {"type": "Sequence", "pretokenizers": entries}
+
+
+def _entry(step: tuple[Any, ...]) -> dict[str, Any]:
+    if step[0] == "Split":
+        return {"type": "Split", "pattern": {"Regex": step[1]}, "behavior": step[2], "invert": step[3]}
+    if step[0] == "Digits":
+        return {"type": "Digits", "individual_digits": step[1]}
+    return {"type": "ByteLevel", "add_prefix_space": step[1], "trim_offsets": True, "use_regex": step[2]}
 
 
 def _steps(entry: Any) -> list[tuple[Any, ...]]:

@@ -44,7 +44,9 @@ CHAT = ("<|im_start|>", "<|im_end|>")  # ChatML's turn marks, so that the vocabu
 _ROLES = {"mask_token": "<|mask|>", "cls_token": "<|cls|>", "sep_token": "<|sep|>"}  # transformers' names for what an encoder adds
 _SPECIAL = re.compile(r"<\|\w{1,40}\|>", re.ASCII)  # the form of every special token here
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's name of a byte without a token
+_IN_TEXT = frozenset(range(256)).difference(range(0xC0, 0xC2), range(0xF5, 0x100))  # the bytes that UTF-8 uses
 _MAX_FILE = 64 << 20  # bytes; the largest published tokenizer.json (Gemma's, 262k tokens) is 33 MB
+_MAX_MISSING = 32  # bytes without a token; SmolLM2 has none for 21, of which 13 never occur in UTF-8
 _MAX_VOCAB = 1 << 20  # ids; the largest published vocabulary has about 2 ** 18
 # The pattern's `\s*[\r\n]+` gives up (a Rust panic) after 10 million steps on one run of spaces, and a 20 MB word takes
 # 3 GB, so longer texts are cut. 256 Ki characters take about 0.2 s.
@@ -101,9 +103,12 @@ class Tokenizer:
         self.special_ids = frozenset(concealed.union(id for id, token in added.items() if token.special))
         self._ids, self._tokens = vocabulary, {id: token for token, id in vocabulary.items()}
         self._names = {id: self._tokens[id] for id in self.special_ids.union(added)}
-        self.lossless = self.layout.byte_level and not self.layout.prepends and not self.layout.normalizes and not any(
-            token.lstrip or token.rstrip for token in added.values() if not token.special)
         self.token_bytes = self._read_bytes(where) if self.layout.byte_level else self._spell_tokens()
+        # a byte without a token gives no id, in the library as in llama.cpp
+        single = {piece for piece in self.token_bytes if len(piece) == 1}
+        self.missing_bytes = _IN_TEXT.difference(*single) if self.layout.byte_level else frozenset()
+        strips = any(token.lstrip or token.rstrip for token in added.values() if not token.special)
+        self.lossless = self.layout.byte_level and not (self.missing_bytes or self.layout.prepends or self.layout.normalizes or strips)
         self._where = where
 
     @classmethod
@@ -326,7 +331,7 @@ class Tokenizer:
             except KeyError:
                 raise refusal(where, f"the token {token[:20]!r}, which is outside the byte alphabet") from None
         missing = 256 - len({piece for piece in table if len(piece) == 1})
-        if missing:
+        if missing > _MAX_MISSING:
             raise refusal(where, f"a vocabulary without {missing} of the 256 bytes")
         return table
 
