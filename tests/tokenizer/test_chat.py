@@ -36,11 +36,14 @@ TEMPLATES = {
         "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + said.strip() + ' [/INST]' }}"
         "{% elif m['role'] == 'assistant' %}{{ ' ' + said.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"),
     "llama3": (
-        "{{- bos_token }}\n{%- for m in messages %}\n    {{- '<|header|>' + m['role'] + '<|header|>\\n\\n' + m['content'] | trim + '<|turn|>' }}\n"
+        "{{- bos_token }}\n{%- for m in messages %}\n    {{- '<|header|>' + m['role'] + '<|header|>\\n\\n' "
+        "+ m['content'] | trim + '<|turn|>' }}\n"
         "{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|header|>assistant<|header|>\\n\\n' }}\n{%- endif %}\n"),
     "mistral": (
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ '[SYSTEM] ' ~ m.content ~ '[/SYSTEM]' }}"
-        "{% elif m.role == 'user' %}{{ '[INST] ' ~ m.content ~ '[/INST]' }}{% else %}{{ ' ' ~ m.content ~ eos_token }}{% endif %}{% endfor %}"),
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if m.role == 'system' %}{{ '[SYSTEM] ' ~ m.content ~ '[/SYSTEM]' }}"
+        "{% elif m.role == 'user' %}{{ '[INST] ' ~ m.content ~ '[/INST]' }}{% else %}{{ ' ' ~ m.content ~ eos_token }}{% endif %}"
+        "{% endfor %}"),
     "zephyr": (
         "{% for m in messages %}\n{% if m['role'] == 'user' %}\n{{ '<|user|>\n' + m['content'] + eos_token }}\n"
         "{% elif m['role'] == 'system' %}\n{{ '<|system|>\n' + m['content'] + eos_token }}\n"
@@ -48,8 +51,10 @@ TEMPLATES = {
         "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"),
     "qwen": (
         "{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}\n"
-        "{%- set ns = namespace(turns=0) %}{%- for m in messages %}\n{%- if m.content is string and m.role in ['user', 'assistant', 'system'] %}"
-        "{%- set ns.turns = ns.turns + 1 %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{%- endif %}{%- endfor %}\n"
+        "{%- set ns = namespace(turns=0) %}{%- for m in messages %}\n"
+        "{%- if m.content is string and m.role in ['user', 'assistant', 'system'] %}"
+        "{%- set ns.turns = ns.turns + 1 %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{%- endif %}"
+        "{%- endfor %}\n"
         "{%- if add_generation_prompt and ns.turns %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"),
     "gemma": (
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set start = 1 %}{% set prefix = messages[0]['content'] + '\n\n' %}"
@@ -58,9 +63,11 @@ TEMPLATES = {
         "{{ '<|im_start|>' + role + '\n' + (prefix if loop.first else '') + m['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"),
     "plain": (
-        "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"),
+        "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"),
     "generation": (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|assistant|>' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|assistant|>' }}"
+        "{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
         "{% else %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"),
     "json": (
@@ -71,8 +78,10 @@ CONVERSATIONS = [
     [("user", "Hello")],
     [("user", "Hello"), ("assistant", "Hi! How are you?"), ("user", "Well, and you?"), ("assistant", "Fine.")],
     [("system", "Be brief."), ("user", "What is 2 + 2?"), ("assistant", "4")],
-    [("system", "你是一只鸟。"), ("user", "春眠不觉晓"), ("assistant", "处处闻啼鸟。"), ("user", "夜来风雨声"), ("assistant", "花落知多少。"), ("user", "谢谢！👋🏽")],
-    [("user", "def f(x):\n    return x\n\n\n"), ("assistant", "```python\nf(1)\n```"), ("user", "a < b && c > d | e \"'\\ {{ x }} {% y %}")],
+    [("system", "你是一只鸟。"), ("user", "春眠不觉晓"), ("assistant", "处处闻啼鸟。"),
+     ("user", "夜来风雨声"), ("assistant", "花落知多少。"), ("user", "谢谢！👋🏽")],
+    [("user", "def f(x):\n    return x\n\n\n"), ("assistant", "```python\nf(1)\n```"),
+     ("user", "a < b && c > d | e \"'\\ {{ x }} {% y %}")],
 ]
 FINISHED = [
     *CONVERSATIONS[1:3],
@@ -101,8 +110,9 @@ def folders(marked: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict
     for name, text in TEMPLATES.items():
         folder = tmp_path_factory.mktemp(name)
         marked.save(folder)
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        write_json(folder / "tokenizer_config.json", settings | {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "split_special_tokens": False})
+        said = json.loads((folder / "tokenizer_config.json").read_text())
+        said |= {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "split_special_tokens": False}
+        write_json(folder / "tokenizer_config.json", said)
         (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
         made[name] = folder
     return made
@@ -148,9 +158,9 @@ def ids_end(learned: list[bool], start: int) -> int:
     return next((at for at in range(start, len(learned)) if not learned[at]), len(learned))
 
 
-@pytest.mark.parametrize(("name", "mark"), [("chatml", "<|im_end|>"), ("smollm2", "<|im_end|>"), ("llama2", "<|eos|>"), ("llama3", "<|turn|>"),
-                                            ("mistral", "<|eos|>"), ("zephyr", "<|eos|>"), ("qwen", "<|im_end|>"), ("gemma", "<|im_end|>"),
-                                            ("generation", "<|eos|>"), ("plain", None)])
+@pytest.mark.parametrize(("name", "mark"), [
+    ("chatml", "<|im_end|>"), ("smollm2", "<|im_end|>"), ("llama2", "<|eos|>"), ("llama3", "<|turn|>"), ("mistral", "<|eos|>"),
+    ("zephyr", "<|eos|>"), ("qwen", "<|im_end|>"), ("gemma", "<|im_end|>"), ("generation", "<|eos|>"), ("plain", None)])
 def test_the_end_of_a_turn_is_found_and_learned(name: str, mark: str | None, templates: dict[str, ChatTemplate], marked: Tokenizer) -> None:
     template = templates[name]
     expected = {marked.special_id(mark)} if mark else set()
@@ -163,9 +173,10 @@ def test_the_end_of_a_turn_is_found_and_learned(name: str, mark: str | None, tem
     assert not marked.decode([id for id, flag in zip(ids, learned, strict=True) if flag]).endswith("\n")
 
 
-PIECES = [*MARKS, "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>", "<|", "|>", "im_end", "im_end|>", "<|im_", "eos|>", "|", ">", "<", " ",
-          "\n", "\ufdd0", "\ufdd1", "[INST]", "user", "bos", "好", "{{", "}}", "s"]
-CONTENTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(st.characters(exclude_categories=["Cs"]), max_size=4)), max_size=8).map("".join)
+PIECES = [*MARKS, "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>", "<|", "|>", "im_end", "im_end|>", "<|im_", "eos|>", "|", ">",
+          "<", " ", "\n", "\ufdd0", "\ufdd1", "[INST]", "user", "bos", "好", "{{", "}}", "s"]
+CONTENTS = st.lists(
+    st.one_of(st.sampled_from(PIECES), st.text(st.characters(exclude_categories=["Cs"]), max_size=4)), max_size=8).map("".join)
 
 
 def check_contents(templates: dict[str, ChatTemplate], name: str, contents: list[str], marked: Tokenizer) -> None:
@@ -184,5 +195,91 @@ def check_contents(templates: dict[str, ChatTemplate], name: str, contents: list
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "json"])
 @settings(max_examples=30, deadline=None)
 @given(contents=st.lists(CONTENTS, min_size=1, max_size=3))
-def test_nothing_in_a_message_is_a_special_token(name: str, contents: list[str], templates: dict[str, ChatTemplate], marked: Tokenizer) -> None:
+def test_nothing_in_a_message_is_a_special_token(name: str, contents: list[str], templates: dict[str, ChatTemplate],
+                                                 marked: Tokenizer) -> None:
     check_contents(templates, name, contents, marked)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(name=st.sampled_from([name for name in TEMPLATES if name != "json"]), contents=st.lists(CONTENTS, min_size=10, max_size=10))
+def test_nothing_in_ten_thousand_messages_is_a_special_token(name: str, contents: list[str], templates: dict[str, ChatTemplate],
+                                                             marked: Tokenizer) -> None:
+    check_contents(templates, name, contents, marked)
+
+
+THINKING = (  # drops what earlier answers thought, as reasoning models' templates do
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set said = m.content if loop.last else m.content.split('</think>')[-1] %}"
+    "{% else %}{% set said = m.content %}{% endif %}{{ '<|im_start|>' + m.role + '\n' + said + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+
+
+def test_where_a_template_rewrites_what_was_said_only_the_last_answer_is_learned(marked: Tokenizer) -> None:
+    template = ChatTemplate(THINKING, marked)
+    turns = [("user", "one"), ("assistant", "<think>hm</think>first"), ("user", "two"), ("assistant", "<think>so</think>second")]
+    messages = talk(turns)
+    ids, learned = template.encode_example(messages)
+    assert template.rewritten == 1
+    assert ids[:learned.index(True)] == template.encode(messages[:3], add_generation_prompt=True)
+    assert marked.decode([id for id, flag in zip(ids, learned, strict=True) if flag]) == "<think>so</think>second"
+    template.encode_example(messages[:2])
+    assert template.rewritten == 1
+
+
+def test_a_template_that_does_not_go_on_from_its_own_prompt_is_refused(marked: Tokenizer) -> None:
+    template = ChatTemplate(CHATML.replace("assistant\n'", "assistant\n<think>\n'"), marked)
+    with pytest.raises(UserError, match="writes an answer otherwise than it asks for one"):
+        template.encode_example(talk(FINISHED[0]))
+
+
+def test_what_is_no_conversation_is_refused(templates: dict[str, ChatTemplate]) -> None:
+    for messages, words in (([], "empty conversation"), ([{"role": "usr", "content": "x"}], "did you mean user"),
+                            ([{"role": "user", "content": None}], "content of message 1 is NoneType"), (["hi"], "role None")):
+        with pytest.raises(UserError, match=words):
+            templates["chatml"].encode(messages)
+    with pytest.raises(UserError, match=r"refuses this conversation: Roles must take turns"):
+        templates["llama2"].encode(talk([("user", "a"), ("user", "b")]))
+
+
+def test_a_template_is_found_where_it_may_stand(marked: Tokenizer, bpe: Tokenizer, tmp_path: Path) -> None:
+    marked.save(tmp_path)
+    assert ChatTemplate.open(tmp_path, marked).is_default
+    said = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ bos_token }}{{ sep_token }}!"}]
+    write_json(tmp_path / "special_tokens_map.json", {"bos_token": "<old>", "sep_token": {"content": "<|turn|>"}})
+    write_json(tmp_path / "tokenizer_config.json", said | {"chat_template": named, "bos_token": "<|bos|>"})
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [5, "6", 7, 10**9, True]})
+    template = ChatTemplate.open(tmp_path, marked)
+    assert template.render(talk([("user", "x")])) == "<|bos|><|turn|>!"
+    assert not template.is_default
+    assert template.end_ids == {5, 7}
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert ChatTemplate.open(tmp_path, marked).text == "file"
+
+
+def test_a_tokenizer_without_marks_has_no_conversations(tmp_path: Path, marked: Tokenizer) -> None:
+    described = json.loads(marked._text)
+    for token in described["added_tokens"]:
+        token["content"] = token["content"].replace("im_", "no_")
+    plain = Tokenizer(json.dumps(described))
+    with pytest.raises(UserError, match="has no chat template"):
+        ChatTemplate.open(tmp_path, plain)
+
+
+def test_a_mark_that_takes_the_space_beside_it_is_as_in_transformers(marked: Tokenizer, tmp_path: Path) -> None:
+    described = json.loads(marked._text)
+    for token in described["added_tokens"]:
+        token["rstrip"], token["lstrip"] = token["content"] == "<|user|>", token["content"] == "<|eos|>"
+    tokenizer = Tokenizer(json.dumps(described), json.loads((marked_folder(marked, tmp_path) / "tokenizer_config.json").read_text()))
+    tokenizer.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATES["zephyr"].replace("eos_token", "' <|eos|>'"))
+    template, reference = ChatTemplate.open(tmp_path, tokenizer), AutoTokenizer.from_pretrained(tmp_path)
+    for turns in CONVERSATIONS:
+        assert template.encode(talk(turns)) == reference.apply_chat_template(talk(turns))["input_ids"]
+
+
+def marked_folder(marked: Tokenizer, folder: Path) -> Path:
+    marked.save(folder)
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", said | {"split_special_tokens": False})
+    return folder
