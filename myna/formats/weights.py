@@ -74,7 +74,7 @@ def open_weights(folder: Path, ignored: Callable[[str], bool] = lambda name: Fal
         names = _shards(index)
     weights: dict[str, StoredTensor] = {}
     for name in names:
-        found = _list(folder / name, ignored)
+        found = list_tensors(folder / name, ignored)
         if twice := weights.keys() & found.keys():
             raise UserError(f"{folder} holds {shown(min(twice))} in two files", "each weight once", "restore the directory")
         weights |= found
@@ -93,7 +93,14 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(mapped.values()))
 
 
-def _list(path: Path, ignored: Callable[[str], bool]) -> dict[str, StoredTensor]:
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file, one that `list_tensors` has read, says of itself beside its tensors."""
+    with safe_open(path, framework="np") as file:
+        return dict(file.metadata() or {})
+
+
+def list_tensors(path: Path, ignored: Callable[[str], bool] = lambda name: False) -> dict[str, StoredTensor]:
+    """List the tensors of one safetensors file, without those `ignored`. Raises UserError as `open_weights`."""
     if not path.is_file():  # a link to a file is one; a folder, a pipe or a device is not
         raise UserError(f"no file {path}", "a model directory with safetensors", "check the path")
     try:

@@ -9,7 +9,7 @@ for each. These take two or three. Timings are in docs/log.md; tests hold each a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _EXPLICIT_LENGTH = 512  # up to here explicit bfloat16 attention beat the fused one 1.8 to 5 times (docs/log.md, 2026-11-22)
+Make = Callable[[], tuple[Tensor, Tensor | None]]  # gives a matrix (out, in) and a bias (out,)
 IGNORED = -100  # the label where nothing is to be predicted: PyTorch's ignore_index and Hugging Face's word for it
 _LOGITS_AT_ONCE = 1 << 21  # float32 logits held at a time in the loss: 8 MB, about the size of a cache
 
@@ -95,6 +96,31 @@ def gated_silu(x: Tensor) -> Tensor:
     """SwiGLU's middle: silu of the first half of the last dimension times the second half (Shazeer 2020)."""
     out: Tensor = _GatedSilu.apply(x)  # type: ignore[no-untyped-call]
     return out
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, make: Make) -> Tensor:
+        ctx.make = make
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad @ ctx.make()[0].to(grad.dtype), None, None, None
+
+
+def multiply(x: Tensor, make: Make) -> Tensor:
+    """Apply the matrix and bias that `make` makes of parameters, in x's dtype: (..., in) to (..., out).
+
+    What is made of frozen parameters (joined, folded, rounded: of full size) is made again in the backward pass, rather than kept.
+    """
+    weight, bias = make()
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    if frozen and x.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _Frozen.apply(x, weight, bias, make)  # type: ignore[no-untyped-call]
+        return out
+    return F.linear(x, weight, bias)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myna.models.kernels import attend, attend_within, gated_silu, normalize, rotate
+from myna.models.kernels import attend, attend_within, gated_silu, multiply, normalize, rotate
+from myna.models.low_rank import LowRank, add_changes
 
 Rotation = tuple[Tensor, Tensor]  # cosines and signed sines, (T, 1, D) or (B, T, 1, D), float32
 Runs = Sequence[Sequence[int]]  # the lengths of the documents that each row holds, one after another
@@ -49,13 +50,14 @@ class Style:
 
 
 class Linear(nn.Linear):
-    """A matrix, kept in float32 and used in the dtype of what it is applied to."""
+    """A matrix, used in the dtype of what it is applied to; `adapter` is a change that was put beside it from outside."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__(in_features, out_features, bias=bias)
+        self.adapter: LowRank | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return add_changes(multiply(x, lambda: (self.weight, self.bias)), x, [self])
 
 
 class RMSNorm(nn.Module):
@@ -99,8 +101,9 @@ NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": La
 def read_norm(x: Tensor, norm: Norm, *layers: Linear) -> Tensor:
     """Normalise x and apply several matrices in one product; returns their outputs side by side."""
     biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-    weight, bias = norm.fold(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None)
-    return F.linear(norm(x), weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    x = norm(x)
+    out = multiply(x, lambda: norm.fold(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None))
+    return add_changes(out, x, layers, norm)
 
 
 def rotary_table(length: int, head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None) -> Rotation:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from myna.errors import UserError, nearest, shown
 from myna.files import read_json, write_atomic, write_json
+from myna.models.adapter import is_adapter, load_adapted
 from myna.models.directory import gather_tensors
 from myna.models.families import LOADED, family_of
 from myna.models.mixture import MIXTURE, open_mixture
@@ -27,8 +28,13 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
 def load_model(folder: Path) -> Any:
     """Open a model directory in float32: a `LanguageModel`, an encoder or word vectors, as its model_type says.
 
+    An adapter's directory is opened as its base with the change merged into it.
+
     Raises UserError when it is not one, is damaged, or its tokenizer gives other ids.
     """
+    if is_adapter(folder):
+        _check_golden(folder)
+        return load_adapted(folder, load_model)
     config = read_config(folder)
     _check_golden(folder)
     match config.get("model_type"):
