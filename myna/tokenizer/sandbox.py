@@ -28,7 +28,7 @@ from myna.errors import UserError
 from myna.tokenizer.render import MEMORY, MOST_TEXT
 
 _MAX_TEMPLATE = 1 << 20  # characters; the longest published one has about 20,000
-_PATIENCE = 10.0  # seconds of waiting, which a busy machine may need for one second of work
+_PATIENCE = 30.0  # seconds of waiting: a crowded machine may take long over one second of work
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")  # what Python may need to start, and the time zone
 _MOST_BYTES = 6 * MOST_TEXT + 1000  # of an answer: JSON writes a character in at most 12 bytes, most in one
 _ACTION = "use another chat_template.jinja"

@@ -147,7 +147,7 @@ def test_the_process_can_open_nothing_and_a_bomb_ends_it() -> None:
     limits = Path(f"/proc/{first.pid}/limits").read_text()
     assert any(line.split()[:4] == ["Max", "open", "files", "0"] for line in limits.splitlines())
     assert Path(f"/proc/{first.pid}/environ").read_bytes().count(SECRET.encode()) == 0
-    with pytest.raises(UserError, match=r"t\.jinja\) was stopped: more than one second of work"):
+    with pytest.raises(UserError, match=r"t\.jinja\) was stopped: more than "):
         sandbox.render([{"role": "user", "content": "bomb"}])
     assert first.poll() is not None
     assert sandbox.render(HELLO) == "ok"
