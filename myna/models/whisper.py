@@ -105,16 +105,25 @@ class Whisper(nn.Module):
 
         Raises ValueError when its shape is not one that the model hears, UserError without a source.
         """
-        c = self.config
+        return self.begin(self.hear(source, rows), rows)
+
+    @torch.inference_mode()
+    def hear(self, source: Features | None, rows: int = 1) -> Tensor:
+        """Return the hidden states of one spectrogram, or of one for each row, (1 or rows, S, C); raises as `start`."""
         if source is None:
             raise UserError("a speech model without a sound", "a recording", "myna transcribe MODEL AUDIO gives it one")
         features = torch.as_tensor(source, dtype=torch.float32)
         features = features if features.dim() == 3 else features[None]
-        if features.dim() != 3 or features.shape[0] not in (1, rows) or features.shape[1] != c.num_mel_bins:
-            raise ValueError(f"a source of shape {tuple(np.shape(source))} for {rows} rows of {c.num_mel_bins} mel bands")
+        if features.dim() != 3 or features.shape[0] not in (1, rows) or features.shape[1] != self.config.num_mel_bins:
+            raise ValueError(f"a source of shape {np.shape(source)} for {rows} rows of {self.config.num_mel_bins} mel bands")
         if not 1 <= features.shape[2] <= self.max_columns:
             raise ValueError(f"a source of {features.shape[2]} columns, where 1 to {self.max_columns} fit")
-        hidden = self.encode(features)
+        return self.encode(features)
+
+    @torch.inference_mode()
+    def begin(self, hidden: Tensor, rows: int = 1) -> SourceState:
+        """Return a state with nothing written, for rows that heard `hidden`."""
+        c = self.config
         crossed = [tuple(each.expand(rows, -1, -1, -1) for each in layer.cross_attn.keys_values(hidden))  # type: ignore[union-attr,operator]
                    for layer in self.decoder.layers]
         return SourceState(Cache(c.num_decoder_layers, rows, c.num_attention_heads, c.head_dim, self.compute_dtype), crossed, None)
