@@ -38,6 +38,7 @@ Array = npt.NDArray[Any]
 _GROWTH = 256  # slots added to the cache at a time
 _FIRST_TABLE = 1024  # positions whose rotations are made at once
 _AT_ONCE = 128  # ids in one pass: enough to reuse each weight, and what lies between layers stays in the caches
+_PATIENCE = 1.0  # seconds without a word
 _ONE_AT_A_TIME = threading.Lock()  # two of numba's parallel calls at once end the process where it has no OpenMP
 
 
@@ -79,7 +80,8 @@ class Int8Decoder:
         self._shape = Shape(config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
                             config.head_dim, config.style.positions == "rotary", config.style.gated, config.norm_eps)
         self.layers, self.head = _read_layers(model)
-        self._threads = min(machine.usable_cores(), numba.config.NUMBA_NUM_THREADS)
+        launched: Any = numba.config
+        self._threads = min(machine.usable_cores(), launched.NUMBA_NUM_THREADS)
         self._cos, self._sin = self._turn(min(_FIRST_TABLE, config.max_position_embeddings))
 
     def _turn(self, length: int) -> tuple[Array, Array]:
@@ -155,14 +157,17 @@ class Int8Decoder:
 def quantize_decoder(model: Decoder) -> Int8Decoder:
     """Round a decoder's matrices to int8; the model itself is left as it is. Compiles the loops at a process's first call."""
     made = Int8Decoder(model)
-    if not decode.signatures:
-        say("compiling the int8 decoder for this processor")
-    made.step([[made.separator_id]], made.start())
+    told = threading.Timer(_PATIENCE, say, ["compiling the int8 decoder for this processor, which takes some seconds"])
+    told.start()
+    try:
+        made.step([[made.separator_id]], made.start())
+    finally:
+        told.cancel()
     return made
 
 
 def quantize(weight: Tensor) -> tuple[Array, Array]:
-    """Round a matrix (R, C) to int8 by blocks of 64 columns: weights (R, C up to a multiple of 64), zeros beyond, and scales (R, blocks)."""
+    """Round a matrix (R, C) to int8 by blocks of 64 columns: weights (R, C and zeros up to a multiple of 64) and scales (R, blocks)."""
     padded = nn.functional.pad(weight.detach().float(), (0, -weight.shape[1] % BLOCK))
     blocks = padded.view(len(weight), -1, BLOCK)
     scales = blocks.abs().amax(-1) / 127
@@ -181,7 +186,7 @@ def _read_layers(model: Decoder) -> tuple[Layers, Matrix]:
                     _norms([block.self_attn.q_norm for block in blocks]), _norms([block.self_attn.k_norm for block in blocks]),
                     _stack([[block.self_attn.o_proj] for block in blocks]),
                     _norms([block.post_attention_layernorm for block in blocks]), _stack(gates),
-                    _stack([[block.mlp.down_proj] for block in blocks]), _norms([model.norm]))  # type: ignore[list-item]
+                    _stack([[block.mlp.down_proj] for block in blocks]), _norms([model.norm]))
     return layers, table if model.lm_head is None else _stack([[model.lm_head]])
 
 
@@ -189,7 +194,8 @@ def _stack(kinds: Sequence[Sequence[nn.Module]]) -> Matrix:
     """Round the matrices of one kind, those of a layer one above the other."""
     parts = [[quantize(part.weight) for part in layer] for layer in kinds]  # type: ignore[arg-type]
     biases = [np.concatenate([_bias(part) for part in layer]) for layer in kinds]
-    return Matrix(*(np.stack([np.concatenate([part[which] for part in layer]) for layer in parts]) for which in (0, 1)), np.stack(biases))
+    weights, scales = (np.stack([np.concatenate([part[which] for part in layer]) for layer in parts]) for which in (0, 1))
+    return Matrix(weights, scales, np.stack(biases))
 
 
 def _bias(part: Any) -> Array:

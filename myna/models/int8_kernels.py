@@ -11,8 +11,8 @@ Sources: blocks with a scale: Dettmers et al. 2022, "8-bit optimizers via block-
 the layers: see layers.py.
 
     weights, scales = np.ones((1, 3, 64), np.int8), np.full((1, 3, 1), 0.5, np.float32)
-    out = np.empty((1, 3), np.float32)
-    multiply(weights, scales, np.zeros((1, 3), np.float32), 0, np.ones((1, 64), np.float32), out, False)      # out is [[32, 32, 32]]
+    out = np.zeros((1, 3), np.float32)
+    multiply(weights, scales, 0, np.ones((1, 64), np.float32), out)      # out is [[32, 32, 32]]
 
 N new ids, of all rows · L layers · R rows of a matrix · C columns, a multiple of 64 · H heads · K key-value heads · D head_dim ·
 S slots · V vocabulary
@@ -21,15 +21,18 @@ S slots · V vocabulary
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from myna.machine import cache_directory
 
 Array = npt.NDArray[Any]
 
@@ -39,10 +42,24 @@ _TOGETHER = 4  # ids whose products share a converted weight: as fast as 8, and 
 _ROWS = 16  # of a matrix in one piece of work: fine enough to share evenly
 _SERIAL_KEYS = 192  # up to here attention of one id is done sooner than other threads are told of it
 _SCORES = 4096  # of the vocabulary in one piece of the log-softmax
+_config: Any = numba.config
 _FAST = {"reassoc", "contract", "arcp", "nsz", "nnan", "ninf"}
 
-_compiled = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")
-_parallel = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", parallel=True)
+
+def _keep_compiled() -> bool:
+    """Let numba keep what it compiles in the user's cache, where that can be written; it is made anew for another processor or source."""
+    folder = cache_directory() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    _config.CACHE_DIR = str(folder)  # which the decorators below read
+    return os.access(folder, os.W_OK)
+
+
+_before, _kept = _config.CACHE_DIR, _keep_compiled()
+_compiled = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=_kept)
+_parallel = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=_kept, parallel=True)
 
 
 class Matrix(NamedTuple):
@@ -94,6 +111,8 @@ def _dot_of(count: int) -> Callable[..., Any]:
     i8, i32, f32 = ir.IntType(8), ir.IntType(32), ir.FloatType()
     bytes_, wholes, floats = (ir.VectorType(kind, _LANES) for kind in (i8, i32, f32))
 
+    proxy: Any = cgutils.create_struct_proxy
+
     def take(builder: Any, pointer: Any, kind: Any) -> Any:
         value = builder.load(builder.bitcast(pointer, kind.as_pointer()))
         value.align = 1
@@ -107,7 +126,7 @@ def _dot_of(count: int) -> Callable[..., Any]:
         return builder.extract_element(value, i32(0))
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arrays = [cgutils.create_struct_proxy(kind)(context, builder, value=value).data
+        arrays = [proxy(kind)(context, builder, value=value).data
                   for kind, value in zip(signature.args[:4], args[:4], strict=True)]
         weights, scales, inputs, outputs = arrays
         weight_at, scale_at, input_at, input_step, output_at, output_step, blocks = args[4:]
@@ -142,9 +161,9 @@ def _dot_of(count: int) -> Callable[..., Any]:
             builder.store(builder.fadd(builder.load(place), add_lanes(builder, after[row])), place)
         return context.get_dummy_value()
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def dot(typing: Any, weights: Any, scales: Any, inputs: Any, outputs: Any, weight_at: Any, scale_at: Any, input_at: Any, input_step: Any,
-            output_at: Any, output_step: Any, blocks: Any) -> Any:
+    @intrinsic
+    def dot(typing: Any, weights: Any, scales: Any, inputs: Any, outputs: Any, weight_at: Any, scale_at: Any, input_at: Any,
+            input_step: Any, output_at: Any, output_step: Any, blocks: Any) -> Any:
         return numba.void(weights, scales, inputs, outputs, *[numba.int64] * 7), generate
 
     made: Callable[..., Any] = dot
@@ -155,16 +174,13 @@ _dot, _dots = _dot_of(1), _dot_of(_TOGETHER)
 
 
 @_parallel
-def multiply(weights: Array, scales: Array, bias: Array, layer: int, x: Array, out: Array, add: bool) -> None:
-    """Write W x + b of one layer's matrix for x (N, C) into out (N, at least R), or add it to what is there."""
+def multiply(weights: Array, scales: Array, layer: int, x: Array, out: Array) -> None:
+    """Add W x of one layer's matrix to out (N, at least R), for x (N, C)."""
     count, columns, width = x.shape[0], x.shape[1], out.shape[1]
     size, blocks = weights.shape[1], scales.shape[2]
     for piece in numba.prange((size + _ROWS - 1) // _ROWS):
         first = piece * _ROWS
         last = min(size, first + _ROWS)
-        for n in range(count):
-            for row in range(first, last):
-                out[n, row] = bias[layer, row] + (out[n, row] if add else np.float32(0))
         whole = count - count % _TOGETHER
         for n in range(0, whole, _TOGETHER):
             for row in range(first, last):
@@ -174,6 +190,15 @@ def multiply(weights: Array, scales: Array, bias: Array, layer: int, x: Array, o
             for row in range(first, last):
                 at = layer * size + row
                 _dot(weights, scales, x, out, at * columns, at * blocks, n * columns, columns, n * width + row, width, blocks)
+
+
+@_compiled
+def _apply(matrix: Matrix, layer: int, x: Array, out: Array, add: bool) -> None:
+    """Write W x + b of one layer's matrix for x (N, C) into out (N, at least R), or add it to what is there."""
+    for n in range(x.shape[0]):
+        for row in range(matrix.bias.shape[1]):
+            out[n, row] = matrix.bias[layer, row] + (out[n, row] if add else np.float32(0))
+    multiply(matrix.weights, matrix.scales, layer, x, out)
 
 
 @_compiled
@@ -320,16 +345,16 @@ def decode(layers: Layers, shape: Shape, ids: Array, rows: Array, positions: Arr
     for layer in range(layers.qkv.weights.shape[0]):
         for n in range(count):
             _normalize(x[n], layers.input_norm.weight[layer], layers.input_norm.bias[layer], shape.eps, normal[n, :width])
-        multiply(layers.qkv.weights, layers.qkv.scales, layers.qkv.bias, layer, normal, qkv, False)
+        _apply(layers.qkv, layer, normal, qkv, False)
         for n in range(count):
             _place(qkv, n, layer, rows[n], positions[n], layers, shape, cos, sin, keys, values)
         _attend_all(qkv, rows, positions, layer, shape, keys, values, mixed)
-        multiply(layers.out.weights, layers.out.scales, layers.out.bias, layer, mixed, x, True)
+        _apply(layers.out, layer, mixed, x, True)
         for n in range(count):
             _normalize(x[n], layers.inner_norm.weight[layer], layers.inner_norm.bias[layer], shape.eps, normal[n, :width])
-        multiply(layers.inner.weights, layers.inner.scales, layers.inner.bias, layer, normal, inner, False)
+        _apply(layers.inner, layer, normal, inner, False)
         _activate_all(inner, shape.gated, shape.inner, active)
-        multiply(layers.down.weights, layers.down.scales, layers.down.bias, layer, active, x, True)
+        _apply(layers.down, layer, active, x, True)
     for n in range(count):
         _normalize(x[n], layers.norm.weight[0], layers.norm.bias[0], shape.eps, normal[n, :width])
     return normal
@@ -340,7 +365,8 @@ def score(head: Matrix, hidden: Array) -> Array:
     """Return natural log-probabilities (N, V) after hidden states (N, C)."""
     count, size = hidden.shape[0], head.weights.shape[1]
     out = np.empty((count, size), np.float32)
-    multiply(head.weights, head.scales, head.bias, 0, hidden, out, False)
+    for layer in range(head.weights.shape[0]):  # one
+        _apply(head, layer, hidden, out, False)
     pieces = (size + _SCORES - 1) // _SCORES
     largest, totals = np.empty((count, pieces), np.float32), np.empty((count, pieces), np.float32)
     for job in numba.prange(count * pieces):
@@ -364,3 +390,6 @@ def score(head: Matrix, hidden: Array) -> Array:
         for v in range(len(scores)):
             scores[v] -= shift
     return out
+
+
+_config.CACHE_DIR = _before
