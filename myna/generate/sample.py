@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -110,12 +110,13 @@ def draw(scores: LogProbs, generators: Sequence[np.random.Generator]) -> list[in
 
 def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOptions, stop_ids: Collection[int] = (),
                   ended: Callable[[int, int], bool] | None = None, source: Sequence[int] | None = None,
-                  rules: Rules | None = None) -> Iterator[Drawn]:
+                  rules: Rules | None = None, state: Any = None) -> Iterator[Drawn]:
     """Continue the prompt in `options.n` rows at once; yields each token as it is drawn.
 
     A row ends with reason "stop" after the separator, one of `stop_ids`, or a token for which `ended(row, token)` is true
     (it is asked once for every other token); with "length" after `max_tokens` or when the model can hold no more.
-    source: what an encoder-decoder reads. rules: what may be said where.
+    source: what an encoder-decoder reads. rules: what may be said where. state: of one row, that has taken the first ids of the
+    prompt but not all; it goes on from there and remembers all but the last id drawn.
     Row i draws from `SeedSequence([seed, i])`, so its text does not depend on how many rows there are.
     Raises UserError, before anything is drawn, when the prompt does not fit the model: it is never cut.
     """
@@ -123,7 +124,7 @@ def sample_tokens(model: LanguageModel, prompt: Sequence[int], options: SampleOp
     seed = secrets.randbits(64) if options.seed is None else options.seed
     generators = [np.random.default_rng(np.random.SeedSequence([seed, row])) for row in range(options.n)]
     return _continue(model, ids, options, generators, {model.separator_id, *stop_ids}, ended or (lambda row, token: False),
-                     None if source is None else [list(source)], rules or Rules())
+                     model.start(1, None if source is None else [list(source)]) if state is None else state, rules or Rules())
 
 
 def check_prompt(model: LanguageModel, prompt: Sequence[int], source: Sequence[int] | None = None) -> list[int]:
@@ -136,11 +137,11 @@ def check_prompt(model: LanguageModel, prompt: Sequence[int], source: Sequence[i
 
 
 def _continue(model: LanguageModel, ids: list[int], options: SampleOptions, generators: list[np.random.Generator], stops: set[int],
-              ended: Callable[[int, int], bool], source: list[list[int]] | None, rules: Rules) -> Iterator[Drawn]:
+              ended: Callable[[int, int], bool], state: Any, rules: Rules) -> Iterator[Drawn]:
     """Read the prompt once, then draw for all rows that still go on and feed what was drawn."""
-    state = model.start(1, source)
-    log_probs = np.repeat(model.step([ids], state), options.n, axis=0)  # (B, V): the prompt is read once
-    state.select([0] * options.n)
+    log_probs = np.repeat(model.step([ids[state.lengths[0]:]], state), options.n, axis=0)  # (B, V): the prompt is read once
+    if options.n > 1:
+        state.select([0] * options.n)
     seen = np.zeros(log_probs.shape, dtype=bool)
     seen[:, ids] = True
     rows, count = list(range(options.n)), 0

@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from myna.generate.beam import check_beams, search_beams
 from myna.generate.options import SampleOptions
@@ -41,15 +41,19 @@ class Generation:
 
 
 class Stream:
-    """Continuations of one prompt on their way: iterate once for (row, piece of text)."""
+    """Continuations of one prompt on their way: iterate once for (row, piece of text).
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions, rules: Rules) -> None:
+    A prompt of ids is taken as it is; `state` may have read its first ids already (see `sample_tokens`).
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str | Sequence[int], options: SampleOptions, rules: Rules,
+                 state: Any = None) -> None:
         self.generations = [Generation() for _ in range(options.n)]
         self._texts = [TextStream(options.stop) for _ in range(options.n)]
         self._bytes, self._marked = tokenizer.token_bytes, rules.source and not tokenizer.lossless
         self._pieces = [""] * options.n
         # ids as the model's tokenizer surrounds them: a model of pairs ends its source, many decoders begin with a token of their own
-        ids = tokenizer.encode_inputs([prompt])[0] if prompt or rules.source else []
+        ids = _ids(tokenizer, prompt) if prompt or rules.source else []
         begun, source = ([], ids) if rules.source else (ids, None)
         # special tokens have no text, so a text that was continued cannot go on after one; an answer may begin with one
         stops = rules.end_ids if rules.source else rules.end_ids | tokenizer.special_ids
@@ -57,7 +61,7 @@ class Stream:
             check_beams(options)
             self._drawn = self._search(model, tokenizer, begun, options, stops, source, rules)
         else:
-            self._drawn = sample_tokens(model, begun, options, stops, self._ended, source, rules)
+            self._drawn = sample_tokens(model, begun, options, stops, self._ended, source, rules, state)
 
     def _search(self, model: LanguageModel, tokenizer: Tokenizer, begun: list[int], options: SampleOptions, stops: frozenset[int],
                 source: list[int] | None, rules: Rules) -> Iterator[Drawn]:
@@ -90,6 +94,10 @@ class Stream:
             generation.text += piece
             if piece:
                 yield row, piece
+
+
+def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    return tokenizer.encode_inputs([prompt])[0] if isinstance(prompt, str) else list(prompt)
 
 
 def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None,
