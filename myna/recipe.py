@@ -1,6 +1,7 @@
-"""A recipe: every option of the main road in one value, from defaults, a TOML file and flags. Nothing heavy is imported here.
+"""A recipe: every option of a road in one value, from defaults, a TOML file and flags. Nothing heavy is imported here.
 
     Recipe(build=BuildOptions(minutes=3))
+    TuneRecipe(tune=TuneOptions(method="full"))
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from myna.config import make, options_of
 from myna.corpus.options import CleanOptions, SplitOptions
-from myna.data.options import MaskingOptions, SpanOptions
+from myna.data.options import MaskingOptions, RowsOptions, SpanOptions
 from myna.errors import UserError, nearest
 from myna.evaluate.options import EvaluateOptions
 from myna.models.families import Family
@@ -75,34 +76,130 @@ class Recipe:
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return {section: {option: value}}, as plan.json keeps it."""
-        sections = dataclasses.asdict(self)
-        return {section: {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-                for section, values in sections.items()}
+        return _to_json(self)
 
     @classmethod
     def from_json(cls, value: dict[str, dict[str, Any]], where: str) -> Recipe:
         """Read back what `to_json` gave. Raises UserError on an unknown key or a wrong value."""
-        kinds: dict[str, Any] = {"build": BuildOptions, **SECTIONS}
-        return cls(**{name: make(kinds[name], fields, where=f"{where} [{name}]") for name, fields in value.items() if name in kinds})
+        return cls(**_read_sections({"build": BuildOptions, **SECTIONS}, value, where))
 
     @classmethod
     def from_flat(cls, options: Mapping[str, Any], build: BuildOptions) -> Recipe:
         """Take the stages' options by the names of their flags: {"train.learning_rate": 0.01}. Raises UserError on an unknown one."""
-        known = {f"{section}.{option.name}": section for section, kind in SECTIONS.items() for option in options_of(kind)}
-        layers: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        for key, value in options.items():
-            name = key.replace("-", "_")
-            if name not in known:
-                raise UserError(f"unknown option {key!r}{nearest(name, list(known))}", "'stage.option', as in 'train.learning_rate'",
-                                "the stages are " + ", ".join(SECTIONS))
-            layers[known[name]][name.split(".", 1)[1]] = value
-        return cls(build, **{section: make(kind, layers[section], where="the options") for section, kind in SECTIONS.items()})
+        return cls(build, **_make_sections(SECTIONS, options))
 
 
-def differences(old: Recipe, new: Recipe, given_only: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class TuneOptions:
+    """What the user decides of a tuning."""
+
+    minutes: float = 10.0
+    "Time for everything, from reading the rows to writing the report."
+    steps: int | None = None
+    "Train exactly this many steps instead of by time."
+    method: Literal["lora", "full", "head"] = "lora"
+    "lora: small matrices beside those of the model (the adapter is what is saved); full: every weight; head: the last norm and lm_head."
+    rank: int = 16
+    "LoRA: rank of the change of each matrix."
+    alpha: float | None = None
+    "LoRA: the change is multiplied by alpha / rank; none is twice the rank."
+    targets: tuple[str, ...] = ("all-linear",)
+    "LoRA: ends of the names of the matrices changed, as q_proj,v_proj; all-linear is every matrix of the layers."
+    learning_rate: float | None = None
+    "Peak rate of AdamW; none is 2e-4 for lora, 2e-5 for full and 1e-4 for head: usual values, not swept."
+    context: int | None = None
+    "Tokens of a row; none is 128, 256 or 512, so that nine of ten examples fit."
+    batch_tokens: int | None = None
+    "Tokens of an optimizer step; none is chosen by how many there will be."
+    micro_tokens: int = 1024
+    "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
+    max_epochs: float = 3.0
+    "Passes over the rows at most: a usual number, not measured; time beyond that is given back."
+    precision: Literal["bfloat16", "float32"] | None = None
+    "Type of the products; weights are always kept in float32. none takes bfloat16 where this machine multiplies it faster."
+    merge: bool = False
+    "LoRA: write the merged whole model too, in DIR/merged."
+    unrelated: Path | None = None
+    "A text on which it is measured what the tuning cost elsewhere; none is Python's own help texts."
+    seed: int = 0
+    "Seed of the adapter's first weights and of the order of the rows."
+    threads: int | None = None
+    "Processor threads to train with; none takes all this process may use."
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("minutes", 0 < self.minutes < float("inf"), "a number above 0"),
+            ("seed", 0 <= self.seed < 1 << 63, "a whole number, 0 or more"),
+            ("rank", self.rank >= 1, "a whole number, at least 1"),
+            ("max_epochs", self.max_epochs > 0, "a number above 0"),
+            ("micro_tokens", self.micro_tokens >= 1, "a whole number, at least 1"),
+            ("alpha", self.alpha is None or self.alpha > 0, "a number above 0"),
+            ("learning_rate", self.learning_rate is None or 1e-8 <= self.learning_rate <= 1e3, "a number from 1e-8 to 1e3"),
+            ("context", self.context is None or self.context >= 8, "a whole number, at least 8"),
+            *((name, getattr(self, name) is None or getattr(self, name) >= 1, "a whole number, at least 1")
+              for name in ("steps", "threads", "batch_tokens")),
+        ):
+            if not good:
+                raise UserError(f"{name} is {getattr(self, name)!r}", expected)
+
+
+TUNE_SECTIONS: dict[str, type] = {"rows": RowsOptions, "split": SplitOptions, "train": TrainOptions, "evaluate": EvaluateOptions}
+
+
+@dataclass(frozen=True)
+class TuneRecipe:
+    """The options of every stage of a tuning."""
+
+    tune: TuneOptions = dataclasses.field(default_factory=TuneOptions)
+    rows: RowsOptions = dataclasses.field(default_factory=RowsOptions)
+    split: SplitOptions = dataclasses.field(default_factory=SplitOptions)
+    train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
+    evaluate: EvaluateOptions = dataclasses.field(default_factory=EvaluateOptions)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return {section: {option: value}}, as plan.json keeps it."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, dict[str, Any]], where: str) -> TuneRecipe:
+        """Read back what `to_json` gave. Raises UserError on an unknown key or a wrong value."""
+        return cls(**_read_sections({"tune": TuneOptions, **TUNE_SECTIONS}, value, where))
+
+    @classmethod
+    def from_flat(cls, options: Mapping[str, Any], tune: TuneOptions) -> TuneRecipe:
+        """Take the stages' options by the names of their flags, as `Recipe.from_flat`."""
+        return cls(tune, **_make_sections(TUNE_SECTIONS, options))
+
+
+def _to_json(recipe: Recipe | TuneRecipe) -> dict[str, dict[str, Any]]:
+    sections = dataclasses.asdict(recipe)
+    return {section: {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+            for section, values in sections.items()}
+
+
+def _read_sections(kinds: dict[str, Any], value: dict[str, dict[str, Any]], where: str) -> dict[str, Any]:
+    return {name: make(kinds[name], fields, where=f"{where} [{name}]") for name, fields in value.items() if name in kinds}
+
+
+def _make_sections(kinds: dict[str, type], options: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f"{section}.{option.name}": section for section, kind in kinds.items() for option in options_of(kind)}
+    layers: dict[str, dict[str, Any]] = {section: {} for section in kinds}
+    for key, value in options.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UserError(f"unknown option {key!r}{nearest(name, list(known))}", "'stage.option', as in 'train.learning_rate'",
+                            "the stages are " + ", ".join(kinds))
+        layers[known[name]][name.split(".", 1)[1]] = value
+    return {section: make(kind, layers[section], where="the options") for section, kind in kinds.items()}
+
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, TuneRecipe)
+
+
+def differences(old: AnyRecipe, new: AnyRecipe, given_only: bool = False) -> list[str]:
     """List what differs between two recipes, as 'train.decay was 0.6, now 0.5'; with `given_only` passing over defaults of the new."""
     found = []
-    for section in (field.name for field in dataclasses.fields(Recipe)):
+    for section in (field.name for field in dataclasses.fields(old)):
         before, after = getattr(old, section), getattr(new, section)
         names = [option.name for option in options_of(type(before))]
         found += [f"{section}.{name} was {getattr(before, name)}, now {getattr(after, name)}"

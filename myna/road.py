@@ -87,12 +87,13 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
     """
     clock = Clock()
     with lock(out):
-        saved = saved_request(out, recipe, inputs, resume, valid, test)
+        saved = saved_request(out, recipe, {"inputs": inputs, "valid": valid, "test": test}, resume)
         if saved is None:
             say(f"{out} is finished")
-            _write_pages(out)  # a kill may have come between the last of these and myna.json
+            write_pages(out)  # a kill may have come between the last of these and myna.json
             return Report.from_json(read_json(out / "myna.json")["report"])
-        recipe, inputs, valid, test = saved
+        recipe, given = saved
+        inputs, valid, test = given["inputs"], given["valid"], given["test"]
         machine.set_threads(recipe.build.threads or machine.usable_cores())
         with clock.stage("read and clean"):
             gone = [str(path) for path in [*inputs, *valid, *test] if not path.exists()]
@@ -108,7 +109,7 @@ def build(inputs: Sequence[Path], out: Path, recipe: Recipe, resume: bool = Fals
         with clock.stage("baseline"):
             options = dataclasses.replace(recipe.ngram, order=1) if recipe.build.family == "ngram" else recipe.ngram
             baseline = prepare_ngram(out / "tokens", tokenizer, out / "ngram", options)
-        road = _Road(out, recipe, corpus, tokenizer, baseline, clock, request_of(recipe, inputs, valid, test))
+        road = _Road(out, recipe, corpus, tokenizer, baseline, clock, request_of(recipe, given))
         return road.count() if recipe.build.family in COUNTED else road.train()
 
 
@@ -299,7 +300,7 @@ class _Road:
                 "alone": None if alone is None else alone.to_json(),
                 "samples": [{"prompt": "", "text": str(sample)} for sample in samples], "stages": self.clock.stages,
                 "notes": plan.notes if plan else []})
-            _write_pages(self.out)
+            write_pages(self.out)
         say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
         return report
 
@@ -380,7 +381,7 @@ def describe_plan(plan: Plan) -> str:
             f"  expected: {duration(expected['seconds'])} of training, {expected['peak_bytes'] / 2**20:,.0f} MiB at most{loss}")
 
 
-def _write_pages(out: Path) -> None:
+def write_pages(out: Path) -> None:
     """Write what is made from myna.json alone, and remove what is no longer needed."""
     write_card(out)
     write_page(out)
