@@ -63,9 +63,13 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     value = {"kind": "model", "model_type": record.model_type, "family": record.family, "parameters": record.parameters,
              "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "mixture": dict(record.mixture),
              "report": report.to_json(), "lineage": record.lineage, "plan": record.plan, "actual": record.actual}
+    if record.adapter is not None:
+        value["adapter"] = {"base": record.adapter.base, "base_sha256": record.adapter.base_sha256, "rank": record.adapter.rank,
+                            "scale": record.adapter.scale, "targets": record.adapter.targets, "parameters": record.adapter.parameters}
     size = f"{human(sum(record.files.values()))}B in {len(record.files)} files"
     shape = ", ".join(f"{name} {value}" for name, value in record.shape if name != "parameters" and value)
-    rows = [("shape", shape), ("mixture", _mixture(record)), ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size),
+    rows = [("shape", shape), ("base", record.adapter.base if record.adapter else ""), ("mixture", _mixture(record)),
+            ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size),
             ("text", _text(record)), ("split", _split(record.split)), ("planned", _planned(record)),
             ("trained", _trained(record)), ("made by", _made(record))]
     lines = [f"{record.name}: {_kind(record)}", *_rows([("opens in", _opened(record)), *rows])]
@@ -82,6 +86,8 @@ def _kind(record: Record) -> str:
 
 
 def _opened(record: Record) -> str:
+    if record.adapter is not None:
+        return f"Myna, and transformers with peft (model_type {record.model_type})"
     return f"Myna{' and transformers' if record.in_transformers else '; transformers cannot load it'} (model_type {record.model_type})"
 
 

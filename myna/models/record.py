@@ -19,6 +19,7 @@ from myna.errors import UserError
 from myna.files import read_json
 from myna.formats.weights import open_weights
 from myna.metrics.report import Report
+from myna.models.adapter import Adapter, find_base, is_adapter, read_adapter
 from myna.models.families import LOADED, family_of
 from myna.models.mixture import MIXTURE, read_mixture
 from myna.models.pretrained import read_config
@@ -54,6 +55,8 @@ class Record:
     "corpus/split.json, or nothing."
     tokens: dict[str, Any]
     "tokens/report.json, or nothing."
+    adapter: Adapter | None = None
+    "What it changes of its base, where it is an adapter; shape and parameters are then the base's."
 
     @property
     def name(self) -> str:
@@ -73,7 +76,8 @@ class Record:
     @property
     def kind(self) -> str:
         """What it is, in words: "a Transformer decoder"."""
-        return _KINDS.get(self.model_type) or _KINDS[self.family]
+        kind = _KINDS.get(self.model_type) or _KINDS[self.family]
+        return kind if self.adapter is None else f"an adapter of {kind}"
 
     @property
     def in_transformers(self) -> bool:
@@ -119,6 +123,9 @@ class Record:
             rows.append(("attention", f"{heads} heads{width}" + (f", {groups} for keys and values" if groups not in (None, heads) else "")))
         if self.context is not None:
             rows.append(("context", f"{self.context:,} tokens"))
+        if self.adapter is not None:
+            rows.append(("adapter", f"LoRA of rank {self.adapter.rank} on {', '.join(self.adapter.targets)}: "
+                                    f"{self.adapter.parameters:,} parameters"))
         return rows
 
     @property
@@ -164,7 +171,9 @@ class Record:
 
 def read_record(folder: Path) -> Record:
     """Read a model directory. Raises UserError when it is none, is damaged, or has a model_type that Myna cannot load."""
-    config = read_config(folder)
+    adapter = read_adapter(folder) if is_adapter(folder) else None
+    base = folder if adapter is None else find_base(adapter)
+    config = read_config(base)
     model_type, vocab_size = config.get("model_type"), config.get("vocab_size")
     if not isinstance(model_type, str) or family_of(model_type) is None:
         raise UserError(f"{folder / 'config.json'} has model_type {model_type!r}", "one of " + ", ".join(LOADED))
@@ -176,14 +185,14 @@ def read_record(folder: Path) -> Record:
         case "unbounded":  # its weights, and the n-gram it stands on; the index holds the text itself
             parameters = _count_ngram(folder, read_config(folder / "ngram"))
         case _:
-            parameters = _count_weights(folder, config)
+            parameters = _count_weights(base, config)
     files = {_name(path): path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
     myna = _read_optional(folder / "myna.json")
     for key, kind in _MYNA.items():
         if myna.get(key) is not None and not isinstance(myna[key], kind):
             raise UserError(f"{key!r} in {folder / 'myna.json'} is damaged", "myna.json as Myna writes it", "restore the file")
     return Record(folder, config, parameters, files, myna, _read_optional(folder / "corpus" / "report.json"),
-                  _read_optional(folder / "corpus" / "split.json"), _read_optional(folder / "tokens" / "report.json"))
+                  _read_optional(folder / "corpus" / "split.json"), _read_optional(folder / "tokens" / "report.json"), adapter)
 
 
 def _name(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from myna.cli.main import main
 from myna.errors import UserError
 from myna.fetch import default_folder
 from myna.models.adapter import hash_weights, is_adapter, read_adapter
@@ -176,6 +177,23 @@ def test_another_base_is_refused_and_one_that_cannot_be_checked_is_said(pair: tu
     edit(chain, base_model_name_or_path=str(folder))
     (folder / "config.json").write_text((base / "config.json").read_text())
     refused(chain, "an adapter itself")
+
+
+def test_show_says_what_an_adapter_is(pair: tuple[Path, Path, Decoder], capsys: pytest.CaptureFixture[str]) -> None:
+    base, folder, model = pair
+    held = sum(p.numel() for name, p in model.named_parameters() if "adapter" in name)
+    assert main(["show", str(folder)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "an adapter of a Transformer decoder" in said
+    assert f"LoRA of rank 4 on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj: {held:,}" in said
+    assert "transformers with peft" in said and base.name in said
+    assert main(["show", str(folder), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["adapter"]["parameters"] == held and shown["adapter"]["base_sha256"] == hash_weights(base)
+    assert shown["parameters"] == load_model(base).config.count_parameters()
+    edit(folder, base_model_name_or_path="gone")
+    assert main(["show", str(folder)]) == 2
+    assert "'gone'" in capsys.readouterr().err
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
