@@ -1,6 +1,7 @@
-r"""`myna export DIR --to gguf --out FILE`: write the model for other programs: GGUF for llama.cpp, ARPA for KenLM, word2vec's text.
+r"""`myna export MODEL --to gguf --out FILE`: write the model for other programs: GGUF, Hugging Face, Keras, ARPA, word2vec's text.
 
     myna export my-model --to gguf --out my-model.gguf --quantize q8_0
+    myna export my-adapter --to hf --out my-merged-model --dtype bfloat16
     myna export my-model/ngram --to arpa --out my-model.arpa
 """
 
@@ -8,34 +9,59 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from myna.cli.main import existing
 from myna.console import human, say
 from myna.errors import UserError
 
+if TYPE_CHECKING:
+    from myna.tokenizer.tokenizer import Tokenizer
+
+_FORMATS = ("gguf", "hf", "keras", "arpa", "word2vec")
 _QUANTIZE = ("f32", "f16", "q8_0", "q4_0", "q4_1")
+_DTYPES = ("float32", "float16", "bfloat16")
 _PROMPTS = 5  # of the tokenizer's golden texts: English, Chinese, both mixed, many scripts, emoji
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `myna export`."""
-    parser.add_argument("model", metavar="DIR", help="model directory")
-    parser.add_argument("--to", choices=("gguf", "arpa", "word2vec"), default="gguf",
-                        help="the format: gguf (default), of an n-gram arpa, of word vectors (or a neural model's table) word2vec")
-    parser.add_argument("--out", metavar="FILE", required=True, help="file to write")
-    parser.add_argument("--quantize", choices=_QUANTIZE, help="how GGUF stores matrices (default f16; q8_0 is half of it)")
+    parser.add_argument("model", metavar="MODEL", help="model directory, or the name of a fetched model")
+    parser.add_argument("--to", choices=_FORMATS, default="gguf",
+                        help="the format: gguf (default), hf (a directory for transformers), keras (of a recurrent model), "
+                             "arpa (of an n-gram), word2vec (of word vectors, or a neural model's table)")
+    parser.add_argument("--out", metavar="PATH", required=True, help="file to write; of hf the directory")
+    parser.add_argument("--quantize", choices=_QUANTIZE, help="how GGUF stores matrices (default f16)")
+    parser.add_argument("--dtype", choices=_DTYPES, help="how a Hugging Face directory stores weights (default float32)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; a GGUF file is then replayed in llama.cpp if that is installed: 1 when it gives other ids."""
-    folder, out = existing(args.model), Path(args.out)
+    """Export; what other runtimes read is then replayed in them if they are installed: 1 when one gives other ids."""
+    from myna.models.fetched import resolve_model
+
+    folder, out = existing(str(resolve_model(args.model))), Path(args.out)
+    if args.quantize and args.to != "gguf":
+        raise UserError(f"--quantize with --to {args.to}", "--to gguf, the one format with quantised weights", "leave --quantize out")
+    if args.dtype and args.to != "hf":
+        raise UserError(f"--dtype with --to {args.to}", "--to hf", "leave --dtype out; of a GGUF file --quantize says it")
+    if args.to == "hf":
+        return _export_directory(folder, out, args)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder", "a file to write", f"try --out {out / (folder.resolve().name + '.' + args.to)}")
-    if args.to == "word2vec":
-        return _export_word2vec(folder, out, args)
-    return _export_arpa(folder, out, args) if args.to == "arpa" else _export_gguf(folder, out, args)
+    match args.to:
+        case "word2vec":
+            return _export_word2vec(folder, out, args)
+        case "arpa":
+            return _export_arpa(folder, out, args)
+        case "keras":
+            from myna.formats.keras_export import export_keras
+
+            export_keras(folder, out)
+            return 0
+        case _:
+            return _export_gguf(folder, out, args)
 
 
 def _export_word2vec(folder: Path, out: Path, args: argparse.Namespace) -> int:
@@ -43,8 +69,6 @@ def _export_word2vec(folder: Path, out: Path, args: argparse.Namespace) -> int:
     from myna.models.pretrained import read_config
     from myna.models.vectors import open_vectors
 
-    if args.quantize:
-        raise UserError("--quantize with --to word2vec", "decimal numbers, which the format holds", "leave --quantize out")
     read_config(folder)  # says what is wrong with a path that is no model directory
     vectors = open_vectors(folder)
     words = write_word2vec(vectors, out)
@@ -60,8 +84,6 @@ def _export_arpa(folder: Path, out: Path, args: argparse.Namespace) -> int:
     from myna.models.pretrained import read_config
     from myna.tokenizer.tokenizer import Tokenizer
 
-    if args.quantize:
-        raise UserError("--quantize with --to arpa", "decimal numbers, which ARPA holds", "leave --quantize out")
     if read_config(folder).get("model_type") != "ngram":
         beside = f"{folder / 'ngram'}, its baseline, is one" if (folder / "ngram").is_dir() else "make one: myna build --family ngram"
         raise UserError(f"{folder} is no n-gram model", "an n-gram, the one family that ARPA can hold", beside)
@@ -73,34 +95,71 @@ def _export_arpa(folder: Path, out: Path, args: argparse.Namespace) -> int:
 
 
 def _export_gguf(folder: Path, out: Path, args: argparse.Namespace) -> int:
+    from myna.models.adapter import is_adapter
     from myna.models.gguf_export import export_gguf
+    from myna.models.hf_export import export_directory
+    from myna.models.mixture import MIXTURE
     from myna.tokenizer.tokenizer import Tokenizer
 
-    tokenizer, quantize = Tokenizer.open(folder), args.quantize or "f16"
-    report = export_gguf(folder, out, tokenizer, quantize)
-    say(f"{out}: {human(report['bytes'])}B, {report['tensors']} tensors as {quantize}, pre-tokenizer {report['pattern']}")
-    if report["kept_f16"]:
-        say(f"{len(report['kept_f16'])} tensors stay f16, their rows are no multiple of 32: {', '.join(report['kept_f16'][:4])}"
-            + (" ..." if len(report["kept_f16"]) > 4 else ""))
-    for note in report["notes"]:
-        say(note)
-    report["check"] = _check(out, folder, tokenizer)
+    quantize, name = args.quantize or "f16", folder.resolve().name
+    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None, prefix=".myna-") as temporary:
+        source = folder
+        if is_adapter(folder):
+            source = Path(temporary) / "merged"
+            export_directory(folder, source)
+            say(f"{folder}: the adapter is merged into its base")
+        tokenizer = Tokenizer.open(source)
+        report = export_gguf(source, out, tokenizer, quantize, name)
+        if (folder / MIXTURE).is_file():
+            report["notes"].append("the directory mixes several models; the file holds its Transformer alone")
+        types = ", ".join(f"{count} {kind}" for kind, count in report["types"].items())
+        say(f"{out}: {human(report['bytes'])}B, {report['tensors']} tensors as {quantize} ({types}), tokenizer {report['pattern']}")
+        if report["kept_f16"]:
+            say(f"{len(report['kept_f16'])} tensors stay f16, their rows are no multiple of 32: {', '.join(report['kept_f16'][:4])}"
+                + (" ..." if len(report["kept_f16"]) > 4 else ""))
+        for note in report["notes"]:
+            say(note)
+        report["check"] = _check("llama_cpp", out, source, tokenizer)
+    return _answer(report, args)
+
+
+def _export_directory(folder: Path, out: Path, args: argparse.Namespace) -> int:
+    from myna.models.hf_export import export_directory
+    from myna.tokenizer.tokenizer import Tokenizer
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists", "a new directory", "choose another name, or delete it")
+    report = export_directory(folder, out, args.dtype or "float32")
+    merged = ", the adapter merged into its base" if report["merged"] else ""
+    say(f"{out}: {human(report['bytes'])}B, a {report['model_type']} of {report['parameters']:,} weights as {report['dtype']}{merged}")
+    if report["family"] == "decoder":
+        report["check"] = _check("transformers", out, folder if report["dtype"] == "float32" else out, Tokenizer.open(out))
+    else:
+        say(f"not replayed in transformers: it is no decoder but {report['family']}")
+        report["check"] = None
+    return _answer(report, args)
+
+
+def _answer(report: dict[str, Any], args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
     return 0 if report["check"] is None or report["check"]["same_ids"] == report["check"]["prompts"] else 1
 
 
-def _check(out: Path, folder: Path, tokenizer: Any) -> dict[str, Any] | None:
-    from myna.generate.replay import can_compare, compare_gguf
+def _check(runtime: str, out: Path, folder: Path, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    from myna.generate import replay
 
-    if not can_compare():
-        say("not checked in llama.cpp: the package llama-cpp-python is not installed")
+    name, package = {"llama_cpp": ("llama.cpp", "llama-cpp-python"), "transformers": ("transformers", "transformers")}[runtime]
+    if not replay.can_compare(runtime):
+        say(f"not checked in {name}: the package {package} is not installed")
         return None
     from myna.models.pretrained import load_model
     from myna.tokenizer.tokenizer import GOLDEN_TEXTS
 
-    found = compare_gguf(out, load_model(folder), tokenizer, GOLDEN_TEXTS[:_PROMPTS])
-    say(f"checked in llama.cpp: ids equal in {found['same_ids']} of {found['prompts']} prompts, "
+    compare = replay.compare_gguf if runtime == "llama_cpp" else replay.compare_transformers
+    found = compare(out, load_model(folder), tokenizer, GOLDEN_TEXTS[:_PROMPTS])
+    say(f"checked in {name}: ids equal in {found['same_ids']} of {found['prompts']} prompts, "
         f"{found['same_tokens']} of {found['tokens']} greedy tokens equal"
-        + (f" (where they part, the two candidates are {found['gap']:.3f} nats apart)" if found["same_tokens"] < found["tokens"] else ""))
+        + (f" (where they part, the two candidates are {found['gap']:.3f} nats apart)" if found["same_tokens"] < found["tokens"] else "")
+        + f"; log-probabilities differ by at most {found['largest_difference']:.2g}")
     return found

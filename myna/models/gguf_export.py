@@ -22,7 +22,7 @@ from myna.formats.gguf_quants import BLOCK
 from myna.formats.weights import StoredTensor, open_weights
 from myna.models.decoder import DecoderConfig
 from myna.models.decoder_files import read_decoder_config
-from myna.models.gguf_names import ARCHITECTURES, ROPE_FACTORS, Weight, list_weights, rope_factors, write_sizes
+from myna.models.gguf_names import ARCHITECTURES, PLAIN, ROPE_FACTORS, Weight, list_weights, rope_factors, write_sizes
 from myna.tokenizer.tokenizer import Tokenizer
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7}  # llama_ftype of llama.h
@@ -33,8 +33,8 @@ _UNROUNDED = ("position_embd.weight",)  # which ggml adds, and never multiplies
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # causal masks and frequencies, which older files hold
 
 
-def export_gguf(folder: Path, out: Path, tokenizer: Tokenizer, dtype: str = "f16") -> dict[str, Any]:
-    """Write a decoder's directory as one GGUF file; dtype is f32, f16, q8_0, q4_0 or q4_1.
+def export_gguf(folder: Path, out: Path, tokenizer: Tokenizer, dtype: str = "f16", name: str = "") -> dict[str, Any]:
+    """Write a decoder's directory as one GGUF file; dtype is f32, f16, q8_0, q4_0 or q4_1; `name` is the model's, else the folder's.
 
     Vectors stay F32; a matrix whose rows do not divide into blocks of 32 stays F16; with 4 bits the tables of embeddings have 8.
     Returns {file, bytes, dtype, architecture, pattern, tensors, types, kept_f16, notes}. Raises UserError when llama.cpp could
@@ -49,7 +49,7 @@ def export_gguf(folder: Path, out: Path, tokenizer: Tokenizer, dtype: str = "f16
     metadata: dict[str, Value] = {
         "general.architecture": ARCHITECTURES[config.model_type],
         "general.type": "model",
-        "general.name": folder.resolve().name,
+        "general.name": name or folder.resolve().name,
         "general.alignment": ALIGNMENT,
         "general.file_type": FILE_TYPES[dtype],
         "general.quantization_version": _QUANTIZATION_VERSION,
@@ -154,6 +154,7 @@ def _tokenizer(described: dict[str, Any], tokenizer: Tokenizer, pattern: str, co
         "tokenizer.ggml.eos_token_id": config.eos_token_id,
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.add_eos_token": False,
+        PLAIN: not described.get("normalizer"),
     }
     if tokenizer.pad_id is not None:
         metadata["tokenizer.ggml.padding_token_id"] = tokenizer.pad_id

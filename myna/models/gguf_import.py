@@ -25,7 +25,7 @@ from myna.formats.gguf_read import GGUF, GGUFTensor, open_gguf
 from myna.formats.weights_write import Written, write_weights
 from myna.models.decoder import DecoderConfig
 from myna.models.decoder_files import read_decoder_config, write_decoder_config
-from myna.models.gguf_names import ROPE_FACTORS, Weight, list_weights, read_sizes
+from myna.models.gguf_names import PLAIN, ROPE_FACTORS, Weight, list_weights, read_sizes
 from myna.tokenizer.convert import from_gguf
 from myna.tokenizer.tokenizer import Tokenizer
 
@@ -45,8 +45,7 @@ def import_gguf(path: Path, out: Path) -> dict[str, Any]:
     file = open_gguf(path)
     config = read_sizes(file)
     dropped = _check_tensors(file, config)
-    tokenizer_text, settings = from_gguf(file.metadata)
-    tokenizer = Tokenizer(tokenizer_text, settings, str(path))
+    tokenizer = _read_tokenizer(file)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(f"{path} has {tokenizer.vocab_size:,} tokens and {config.vocab_size:,} embeddings", "an embedding for each token",
                         "get it again")
@@ -62,6 +61,13 @@ def import_gguf(path: Path, out: Path) -> dict[str, Any]:
         write_json(folder / "myna.json", {"format": 1, "version": __version__, "family": "decoder", "golden": tokenizer.golden(),
                                           "hashes": hashes, "lineage": lineage, "notes": []})
     return info
+
+
+def _read_tokenizer(file: GGUF) -> Tokenizer:
+    text, settings = from_gguf(file.metadata)
+    if file.metadata.get(PLAIN) is True:  # a pattern's name alone says that a Qwen2 composes characters (NFC); our own files say it apart
+        text = json.dumps({**json.loads(text), "normalizer": None}, ensure_ascii=False)
+    return Tokenizer(text, settings, str(file.path))
 
 
 def _check_tensors(file: GGUF, config: DecoderConfig) -> list[str]:

@@ -27,6 +27,7 @@ from myna.models.directory import number, whole
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2"}  # model_type to GGUF's word
 ROPE_FACTORS = "rope_freqs.weight"  # what each frequency is divided by (head_dim / 2), where a context was stretched as Llama 3.1's
+PLAIN = "myna.tokenizer.plain"  # our own key: true where text is not normalised before it is cut, which no key of the format says
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _LAYER = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -35,7 +33,8 @@ class Reference:
         for row, new in zip(state.ids, ids, strict=True):
             row.extend(new)
         with torch.no_grad():
-            return np.stack([self.model(torch.tensor([row])).logits[0, -1].log_softmax(-1).numpy() for row in state.ids])
+            scores = [self.model(torch.tensor([row])).logits[0].log_softmax(-1).numpy() for row in state.ids]
+        return np.stack([row[-1] if last else row[-len(new) :] for row, new in zip(scores, ids, strict=True)])
 
     def log_probs(self, ids, source=None) -> np.ndarray:
         raise NotImplementedError
@@ -49,9 +48,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def load(tiny, monkeypatch):
-    fake = types.ModuleType("myna.models.pretrained")
-    fake.load_model = lambda folder: tiny[1]
-    monkeypatch.setitem(sys.modules, "myna.models.pretrained", fake)
+    monkeypatch.setattr("myna.models.pretrained.load_model", lambda folder: tiny[1])
 
 
 @with_llama_cpp
@@ -65,6 +62,7 @@ def test_the_file_is_written_and_checked(tiny, tmp_path, capsys):
     check = report["check"]
     assert check["prompts"] == check["same_ids"] == 5
     assert check["tokens"] == check["same_tokens"] > 100
+    assert check["largest_difference"] < 1e-3
     assert "ids equal in 5 of 5 prompts" in said
 
 
@@ -88,17 +86,18 @@ def test_the_check_sees_another_model_and_other_ids(tiny, tmp_path, monkeypatch,
 
 
 def test_without_llama_cpp_it_says_that_it_could_not_check(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(replay, "can_compare", lambda: False)
+    monkeypatch.setattr(replay, "can_compare", lambda runtime: False)
     assert main(["export", str(tiny[0]), "--out", str(tmp_path / "x.gguf"), "--quantize", "q8_0"]) == 0
     out, said = capsys.readouterr()
     assert out == ""
     assert "not checked" in said
-    assert "pre-tokenizer qwen2" in said
+    assert "tokenizer qwen2" in said
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--out", "{tmp}"], "is a folder"), ([], "--out"), (["--out", "x", "--quantize", "q4"], "q4"),
-    (["--out", "x", "--to", "onnx"], "onnx"),
+    (["--out", "x", "--to", "onnx"], "onnx"), (["--out", "x", "--dtype", "float16"], "--dtype with --to gguf"),
+    (["--out", "x", "--to", "hf", "--quantize", "f16"], "--quantize with --to hf"), (["--out", "{tmp}/..", "--to", "hf"], "exists"),
 ])
 def test_wrong_use_gets_one_line(tiny, tmp_path, capsys, arguments, said):
     assert main(["export", str(tiny[0]), *(a.format(tmp=tmp_path) for a in arguments)]) == 2

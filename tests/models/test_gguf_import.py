@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 
 from myna.cli.main import main
-from myna.errors import UserError
-from myna.formats.gguf import Tensor, write_gguf
-from myna.formats.gguf_read import open_gguf
 from myna.models.gguf_export import export_gguf
 from myna.models.gguf_import import import_gguf
 from myna.models.pretrained import load_model
