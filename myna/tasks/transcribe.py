@@ -160,7 +160,7 @@ class Heard:
         return HeardState(self.model.begin(self.hidden, rows), rows)
 
     def step(self, ids: Ids, state: HeardState, last: bool = True) -> LogProbs:
-        """Append ids and return the model's log-probabilities after each row's last, (B, V), -inf where its marks allow no such id."""
+        """Append ids and return log-probabilities after each row's last, (B, V), among what its marks allow; -inf elsewhere."""
         scores = self.model.step(ids, state.state, last=bool(state.prompt))
         if not state.prompt:  # the first step reads the prompt, of which every row has the same
             state.prompt = len(ids[0])
@@ -169,8 +169,11 @@ class Heard:
             scores = scores[:, -1]
         for row, new in zip(state.said, ids, strict=True):
             row.extend(new)
-        return np.stack([restrict(one, said[state.prompt :], self.model.speech, self.separator_id)
-                         for one, said in zip(scores, state.said, strict=True)])
+        allowed = np.stack([restrict(one, said[state.prompt :], self.model.speech, self.separator_id)
+                            for one, said in zip(scores, state.said, strict=True)])
+        most = allowed.max(axis=1, keepdims=True)  # finite: a text may always end, or go on
+        out: LogProbs = allowed - most - np.log(np.exp(allowed - most).sum(axis=1, keepdims=True))
+        return out
 
     def log_probs(self, ids: Sequence[int], source: None = None) -> LogProbs:
         """Score a text by the model itself, without rules: (T,)."""
