@@ -24,6 +24,7 @@ from myna.metrics.report import Report
 from myna.models.families import Family
 from myna.models.fetched import resolve_model
 from myna.models.mixture import Mixture
+from myna.models.precision import Precision
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe
@@ -71,17 +72,20 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
     return build_directory(_paths(inputs), Path(out), recipe, resume, _paths(valid), _paths(test))
 
 
-def load(name: str | Path, member: str | None = None) -> Model:
+def load(name: str | Path, member: str | None = None, precision: Precision = "float32") -> Model:
     """Open a model directory, or a fetched model by its name: its mixture if it has one, which is said, or the `member` named.
+
+    precision: float32; bfloat16, matrices in half the memory; int8, a decoder made for fast text on a CPU.
 
     Raises UserError when it is not one, is damaged, or its tokenizer gives other ids than it was trained with.
 
         model = myna.load("my-model")
         alone = myna.load("my-model", member="decoder")
+        fast = myna.load("my-model", precision="int8")
         smollm2 = myna.load("smollm2")          # after `myna fetch smollm2`
     """
     folder = resolve_model(name)
-    model = load_directory(folder, member)
+    model = load_directory(folder, member, precision)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
     return Model(folder, model, Tokenizer.open(folder))

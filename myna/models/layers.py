@@ -90,7 +90,7 @@ class LayerNorm(nn.Module):
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the matrix and bias that read what `forward` gives: W(gain x + b) + c = (W gain) x + (W b + c)."""
-        moved = weight @ self.bias
+        moved = weight.to(self.bias.dtype) @ self.bias
         return weight * self.weight, moved if bias is None else moved + bias
 
 

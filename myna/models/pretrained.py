@@ -16,7 +16,8 @@ from myna.files import read_json, write_atomic, write_json
 from myna.models.adapter import is_adapter, load_adapted
 from myna.models.directory import gather_tensors
 from myna.models.families import LOADED, family_of
-from myna.models.mixture import MIXTURE, open_mixture
+from myna.models.mixture import MIXTURE, open_mixture, read_mixture
+from myna.models.precision import precisions_of, set_precision
 from myna.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
 
 
-def load_model(folder: Path) -> Any:
-    """Open a model directory in float32: a `LanguageModel`, an encoder or word vectors, as its model_type says.
+def load_model(folder: Path, precision: str = "float32") -> Any:
+    """Open a model directory: a `LanguageModel`, an encoder or word vectors, as its model_type says.
+
+    precision: float32, or where the model has it bfloat16 or int8 (see precision.py).
 
     An adapter's directory is opened as its base with the change merged into it.
 
@@ -34,7 +37,12 @@ def load_model(folder: Path) -> Any:
     """
     if is_adapter(folder):
         _check_golden(folder)
-        return load_adapted(folder, load_model)
+        return set_precision(load_adapted(folder, load_model), precision)
+    return set_precision(_open(folder), precision)
+
+
+def _open(folder: Path) -> Any:
+    """Open a directory in float32 by its model_type."""
     config = read_config(folder)
     _check_golden(folder)
     match config.get("model_type"):
@@ -83,17 +91,25 @@ def load_model(folder: Path) -> Any:
                             "one of " + ", ".join(LOADED))
 
 
-def load_directory(folder: Path, member: str | None = None) -> Any:
+def load_directory(folder: Path, member: str | None = None, precision: str = "float32") -> Any:
     """Open what a directory is used as: its mixture where it has one, or the member of it that is named, "decoder" say.
+
+    precision: as in `load_model`; in a mixture it holds for the members that have it, and one must.
 
     Raises UserError as `load_model`, and when there is no such member.
     """
     if not (folder / MIXTURE).is_file():
         if member is not None and member != family_of(str(read_config(folder).get("model_type"))):
             raise UserError(f"{folder} has no member {member!r}", "a directory with mixture.json", "leave out --member: it is one model")
-        return load_model(folder)
+        return load_model(folder, precision)
     read_config(folder)
-    return open_mixture(folder, load_model, member)
+    if member is not None:
+        return open_mixture(folder, lambda inside: load_model(inside, precision), member)
+    types = {inside: str(read_config(inside).get("model_type")) for _, inside, _ in read_mixture(folder)}
+    able = {inside for inside, model_type in types.items() if precision in precisions_of(model_type)}
+    if not able:
+        raise UserError(f"no member of {folder} computes in {precision}", "float32", "leave out the precision")
+    return open_mixture(folder, lambda inside: load_model(inside, precision if inside in able else "float32"))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
