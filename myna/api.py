@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from myna.config import make
 from myna.console import say
@@ -28,7 +28,11 @@ from myna.models.precision import Precision
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe
+from myna.tasks.options import TranscribeOptions
 from myna.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from myna.tasks.transcribe import Transcript
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -46,6 +50,14 @@ class Sampling(TypedDict, total=False):
     seed: int | None
     num_beams: int
     length_penalty: float
+
+
+class Transcribing(TypedDict, total=False):
+    """How speech becomes text; what is left out is as in `TranscribeOptions`."""
+
+    language: str
+    task: str
+    num_beams: int
 
 
 class Measuring(TypedDict, total=False):
@@ -149,6 +161,20 @@ class Model:
         if unknown := [id for id in ids if not 0 <= id < size]:
             raise UserError(f"there is no token {unknown[0]}", f"ids from 0 to {size - 1}", "model.tokenizer.encode(text) gives them")
         return self.language_model.log_probs(ids)
+
+    def transcribe(self, audio: str | Path, **options: Unpack[Transcribing]) -> Transcript:
+        """Write down what is said in a recording of any length. Raises UserError when it cannot be read, or the model does not hear.
+
+            transcript = model.transcribe("speech.wav")
+            str(transcript), [(segment.start, segment.end, segment.text) for segment in transcript.segments]
+        """
+        if not hasattr(self.model, "hear"):
+            raise UserError(f"{self.folder} holds a model that does not hear ({type(self.model).__name__})", "a Whisper model",
+                            "`myna fetch whisper-tiny` brings one")
+        from myna.data.audio import read_audio
+        from myna.tasks.transcribe import transcribe
+
+        return transcribe(self.model, self.tokenizer, read_audio(Path(audio)), make(TranscribeOptions, dict(options)))
 
     def evaluate(self, files: Paths, **options: Unpack[Measuring]) -> Report:
         """Measure the model on files, cleaned as a build cleans them, beside the baseline in its directory if there is one.

@@ -41,6 +41,7 @@ COMMANDS = {  # in the order a person meets them
     "export": "write the model for other tools (GGUF, ARPA)",
     "similar": "list the words nearest to a word, by vectors",
     "fill": "fill the blanks of a text, by an encoder",
+    "transcribe": "write down what is said in a recording, by Whisper",
 }
 
 
@@ -102,6 +103,12 @@ def add_options(parser: argparse.ArgumentParser, cls: type, section: str = "", l
 def add_member(parser: argparse.ArgumentParser) -> None:
     """Add the flag that takes one model out of a directory that mixes several."""
     parser.add_argument("--member", metavar="NAME", help="use one member of the directory's mixture alone: decoder, ngram, ...")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says in what numbers a model computes."""
+    parser.add_argument("--precision", metavar="NAME", default="float32",
+                        help="float32, bfloat16 (half the memory) or int8 (decoders: fast text on a CPU); default float32")
 
 
 def read_options(args: argparse.Namespace, cls: type[T], section: str = "", recipe: dict[str, dict[str, Any]] | None = None) -> T:

@@ -1,0 +1,104 @@
+"""`myna transcribe MODEL AUDIO...`: what is said in recordings, by a Whisper model.
+
+    myna transcribe whisper-tiny speech.wav --timestamps
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from myna.cli.main import add_options, read_options
+from myna.console import say
+from myna.errors import UserError
+from myna.tasks.options import TranscribeOptions
+
+if TYPE_CHECKING:
+    from myna.metrics.report import Report
+    from myna.tasks.transcribe import Transcript
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `myna transcribe`."""
+    parser.add_argument("model", metavar="MODEL", help="directory of a Whisper model, or the name of a fetched one")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings: .wav; .flac, .mp3 and .ogg with the extra `speech`")
+    add_options(parser, TranscribeOptions)
+    parser.add_argument("--timestamps", action="store_true", help="print each sentence with the time at which it begins and ends")
+    parser.add_argument("--reference", metavar="FILE", help="what is said in all recordings, in their order: print the error rates")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe: text on standard output, what was changed or passed over and the speed on standard error."""
+    options = read_options(args, TranscribeOptions)
+    reference = _read_reference(args.reference)
+    from dataclasses import asdict
+
+    from myna.api import load
+
+    model = load(args.model)
+    files: list[dict[str, Any]] = []
+    texts: list[str] = []
+    for name in args.audio:
+        began = time.monotonic()
+        transcript = model.transcribe(name, **asdict(options))
+        seconds = time.monotonic() - began
+        if len(args.audio) > 1 and not args.json:
+            print(f"--- {name}")
+        if not args.json:
+            _print(transcript, args.timestamps)
+        _say(name, transcript, seconds)
+        texts.append(str(transcript))
+        files.append({"path": name, "text": str(transcript), **asdict(transcript), "processing_seconds": seconds})
+    report = _measure(reference, texts)
+    if args.json:
+        print(json.dumps({"model": args.model, "options": asdict(options), "files": files,
+                          "report": report.to_json() if report else None}, ensure_ascii=False, allow_nan=False))
+    elif report:
+        import rich
+
+        rich.print(report.table())
+    return 0
+
+
+def _print(transcript: Transcript, timestamps: bool) -> None:
+    if not timestamps:
+        print(transcript)
+    for segment in transcript.segments if timestamps else []:
+        print(f"[{_clock(segment.start)} - {_clock(segment.end)}] {segment.text.strip()}")
+
+
+def _clock(seconds: float) -> str:
+    hundredths = round(seconds * 100)
+    return f"{hundredths // 360_000}:{hundredths // 6000 % 60:02}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
+
+
+def _say(name: str, transcript: Transcript, seconds: float) -> None:
+    heard = f"{transcript.seconds:.1f} s of sound in {seconds:.1f} s ({seconds / transcript.seconds:.2f} s a second)"
+    language = f" · language {transcript.language}" if transcript.language else ""
+    say(f"{Path(name).name}: {heard}{language}")
+    if not transcript.segments:
+        say(f"{Path(name).name}: no speech was heard")
+    elif transcript.silent_seconds:
+        say(f"{Path(name).name}: {transcript.silent_seconds:.1f} s without speech gave no text")
+    if transcript.drawn_again:
+        say(f"{Path(name).name}: {transcript.drawn_again} windows were drawn again, {transcript.doubtful} of them are doubtful to the end")
+
+
+def _read_reference(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})", "a text in UTF-8") from None
+
+
+def _measure(reference: str | None, texts: list[str]) -> Report | None:
+    if reference is None:
+        return None
+    from myna.metrics.speech import speech_report
+
+    return speech_report([reference], [" ".join(texts)])
