@@ -112,22 +112,22 @@ class ChatTemplate:
         stops = [id for id in (eos if isinstance(eos, list) else [eos]) if type(id) is int and 0 <= id < tokenizer.vocab_size]
         return cls(text, tokenizer, variables, stops, "ChatML" if default else str(where), added, default)
 
-    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = False) -> str:
         """Write a conversation as text, ending with the words that open an answer where asked. Raises UserError."""
-        return self._sandbox.render(_checked(messages), add_generation_prompt)
+        return self._sandbox.render(check_messages(messages), add_generation_prompt)
 
-    def encode(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> list[int]:
+    def encode(self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = False) -> list[int]:
         """Turn a conversation into ids; nothing inside a message is a special token. Raises UserError."""
-        text, answers, mark = self._divide(_checked(messages), add_generation_prompt)
+        text, answers, mark = self._divide(check_messages(messages), add_generation_prompt)
         return [id for start, end in _pieces(text, answers) for id in self._encode(text[start:end], mark, start == 0)]
 
-    def encode_example(self, messages: Sequence[Mapping[str, str]]) -> tuple[list[int], list[bool]]:
+    def encode_example(self, messages: Sequence[Mapping[str, object]]) -> tuple[list[int], list[bool]]:
         """Turn a whole conversation into ids, and tell of each whether it is learned: every answer and what ends its turn.
 
         Where the template writes an earlier answer otherwise than a chat would have shown it, only the last one is learned, and
         `rewritten` counts the example. Raises UserError when not even the last one can be.
         """
-        text, answers, mark = self._divide(_checked(messages), False)
+        text, answers, mark = self._divide(check_messages(messages), False)
         if any(min(answer) < 0 for answer in answers):
             if min(answers[-1]) < 0:
                 raise UserError(f"the chat template ({self.where}) writes an answer otherwise than it asks for one",
@@ -158,6 +158,26 @@ class ChatTemplate:
             return self._stop_ids | {self._specials[found[0]].id}
         ids = self._encode(after, "", False)  # an added token that is not special, as in a few published models
         return self._stop_ids | (set(ids) if len(ids) == 1 else set())
+
+    def answer_text(self, said: str) -> str:
+        """Take from what a model said what the template itself writes around every answer, such as a space before it."""
+        before, after = self._around
+        return said.removeprefix(before).removesuffix(after)
+
+    @functools.cached_property
+    def _around(self) -> tuple[str, str]:
+        """What the template writes between its generation prompt and an answer, and between that and the mark of its end."""
+        probe = _PROBE[-1]["content"]
+        try:
+            before, text = self.render(_PROBE[:-1], add_generation_prompt=True), self.render(_PROBE)
+        except UserError:
+            return "", ""
+        at = text.rfind(probe)
+        if at < len(before) or not text.startswith(before):
+            return "", ""
+        after = text[at + len(probe):]
+        found = self._cutter.search(after) if self._cutter else None
+        return text[len(before):at], after[:found.start()] if found else ""
 
     def _divide(self, messages: list[Message], add_generation_prompt: bool) -> tuple[str, list[_Answer], str]:
         """Render with broken special tokens: the text, where each answer stands, and the mark to take out."""
@@ -237,7 +257,7 @@ def _pieces(text: str, answers: Sequence[_Answer]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def _checked(messages: Sequence[Mapping[str, str]]) -> list[Message]:
+def check_messages(messages: Sequence[Mapping[str, object]]) -> list[Message]:
     """Check a conversation and keep only what every template reads."""
     checked = []
     for number, message in enumerate(messages, 1):
