@@ -137,7 +137,7 @@ class OneText:
         return self.data[start:end].decode("utf-8", errors="ignore")
 
     def pieces(self, start: int, end: int, size: int) -> Any:
-        from myna.tokenizer.tokenizer import cut
+        from myna.tokenizer.pieces import cut
 
         yield from cut(self.text(start, end), size // 4)
 

@@ -14,14 +14,15 @@ Sources: SentencePiece's `sentencepiece_model.proto`, `normalizer.cc`, `unigram_
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from myna.errors import UserError
-from myna.tokenizer.assemble import describe
+from myna.tokenizer.assemble import describe, surround_with
 from myna.tokenizer.patterns import FIRST_SPACES, LAST_SPACES, RUN_OF_SPACES
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # SentencePiece.Type, and llama.cpp's token types
@@ -73,8 +74,10 @@ def read_pieces(data: bytes, where: str) -> Pieces:
 
 
 def describe_pieces(pieces: Pieces, where: str = "the model", *, before: Sequence[dict[str, Any]] = (), post_processor: Any = None,
-                    special: Sequence[str] = ()) -> str:
-    """Give the text of a tokenizer.json with the same ids; `before` are normalisers that run first, `special` more special tokens.
+                    text_tokens: Sequence[str] = (), unspell: bool = False) -> str:
+    """Give the text of a tokenizer.json with the same ids; `before` are normalisers that run first.
+
+    `text_tokens` are control tokens that a text may hold all the same; with `unspell` the decoder drops spaces inside names.
 
     Raises UserError when the pieces are not distinct, are too long, or have scores that are no numbers.
     """
@@ -85,12 +88,39 @@ def describe_pieces(pieces: Pieces, where: str = "the model", *, before: Sequenc
                         "the pieces of a language", "get the file again")
     model = _unigram(pieces, where) if pieces.kind == "Unigram" else _bpe(pieces)
     whole = (CONTROL, UNKNOWN, UNUSED, *((USER_DEFINED,) if pieces.kind == "BPE" else ()))  # no pieces of words
-    added = [(id, text, pieces.types[id] != USER_DEFINED or text in special) for id, text in enumerate(pieces.texts)
-             if pieces.types[id] in whole or text in special]
+    added = [(id, text, pieces.types[id] != USER_DEFINED and text not in text_tokens) for id, text in enumerate(pieces.texts)
+             if pieces.types[id] in whole]
     whole_words = all(SPACE not in text[1:] for text in pieces.texts)
     cuts = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": True} if whole_words else None
     return describe(model, added=added, normalizer=_normalizer(pieces, before), pre_tokenizer=cuts, post_processor=post_processor,
-                    decoder=_decoder(pieces))
+                    decoder=_decoder(pieces, unspell))
+
+
+def describe_pair(pieces: Pieces, vocabulary: Mapping[str, int], where: str, codes: Sequence[str] = (), end: str = "</s>") -> str:
+    """Give the text of a tokenizer.json whose ids are those of `vocabulary` and whose cuts are those of `pieces`: Marian's way.
+
+    A name of the vocabulary that is no piece has a space before it, which no text reaches and the decoder drops. Pieces without an
+    id are left out. `codes` (">>fr<<") are recognised in a text. Raises UserError when the ids leave no room or a name is missing.
+    """
+    names: list[str | None] = [None] * len(vocabulary)
+    for name, id in vocabulary.items():
+        if not isinstance(id, int) or not 0 <= id < len(names) or names[id] is not None:
+            raise UserError(f"{where} gives {name!r:.40} the id {id!s:.30}", f"each of 0 to {len(names) - 1:,} once", "get the file again")
+        names[id] = name
+    unknown = vocabulary.get("<unk>")
+    if pieces.kind != "Unigram" or unknown is None or end not in vocabulary:
+        raise UserError(f"{where} has no <unk> or {end}, or its pieces are not those of a Unigram model", "Marian's files",
+                        "use another model")
+    rows = zip(pieces.texts, pieces.scores, pieces.types, strict=True)
+    scores = {text: score for text, score, kind in rows if kind in (NORMAL, USER_DEFINED)}
+    special = {name for name in ("<unk>", end, "<pad>", "<s>") if name in vocabulary}
+    whole = special.union(codes)
+    texts = [str(name) if name in whole or name in scores else f" {name}" for name in names]
+    types = [UNKNOWN if id == unknown else CONTROL if name in whole else NORMAL for id, name in enumerate(names)]
+    lowest = min(scores.values(), default=0.0)
+    joined = dataclasses.replace(pieces, texts=texts, scores=[scores.get(text, lowest) for text in texts], types=types)
+    return describe_pieces(joined, where, text_tokens=codes, unspell=True,
+                           post_processor=surround_with(["A", end], ["A", "B", end], {end: vocabulary[end]}))
 
 
 def order_merges(texts: Sequence[str], scores: Sequence[float], types: Sequence[int]) -> list[tuple[str, str]]:
@@ -142,8 +172,9 @@ def _normalizer(pieces: Pieces, before: Sequence[dict[str, Any]]) -> dict[str, A
     return {"type": "Sequence", "normalizers": steps}
 
 
-def _decoder(pieces: Pieces) -> dict[str, Any]:
-    steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
+def _decoder(pieces: Pieces, unspell: bool) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": ""}] if unspell else []
+    steps.append({"type": "Replace", "pattern": {"String": SPACE}, "content": " "})
     if pieces.byte_fallback:
         steps.append({"type": "ByteFallback"})
     steps.append({"type": "Fuse"})

@@ -33,15 +33,19 @@ import numpy.typing as npt
 import tokenizers
 
 from myna.errors import UserError, nearest
-from myna.files import read_json, write_atomic, write_json
+from myna.files import write_atomic, write_json
 from myna.tokenizer.components import check_components, check_post_processor, hide_special_tokens, refusal, split_merge
+from myna.tokenizer.convert import convert_directory, read_settings
 from myna.tokenizer.inputs import Inputs, surround
+from myna.tokenizer.pieces import byte_alphabet, cut, cut_at_spaces
 from myna.tokenizer.scripts import INSIDE, LETTER, LINE, SIGN, UNSPACED_LETTER, edges
 
 SEPARATOR = "<|endoftext|>"  # ends a document; GPT-2's and Qwen's word for it
 PAD = "<|pad|>"  # its own token: a pad that equals the separator teaches a model never to stop
 CHAT = ("<|im_start|>", "<|im_end|>")  # ChatML's turn marks, so that the vocabulary need not change for chat
-_ROLES = {"mask_token": "<|mask|>", "cls_token": "<|cls|>", "sep_token": "<|sep|>"}  # transformers' names for what an encoder adds
+_ROLES = {  # transformers' names for special tokens, and what they are called: Myna's names first, then SentencePiece's and BERT's
+    "eos_token": (SEPARATOR, "</s>"), "bos_token": ("<s>",), "unk_token": ("<unk>", "[UNK]"), "pad_token": (PAD, "<pad>", "[PAD]"),
+    "mask_token": ("<|mask|>", "<mask>", "[MASK]"), "cls_token": ("<|cls|>", "[CLS]"), "sep_token": ("<|sep|>", "[SEP]")}
 _SPECIAL = re.compile(r"<\|\w{1,40}\|>", re.ASCII)  # the form of every special token here
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's name of a byte without a token
 _IN_TEXT = frozenset(range(256)).difference(range(0xC0, 0xC2), range(0xF5, 0x100))  # the bytes that UTF-8 uses
@@ -112,24 +116,29 @@ class Tokenizer:
         self._where = where
 
     @classmethod
-    def open(cls, folder: Path) -> Tokenizer:
-        """Read `tokenizer.json`, and `tokenizer_config.json` if there is one. Raises UserError."""
-        path = folder / "tokenizer.json"
+    def open(cls, folder: Path, part: str = "") -> Tokenizer:
+        """Read the tokenizer of a model directory: `tokenizer.json`, or what the other files there give (`convert.py`).
+
+        With the settings of `tokenizer_config.json`, if there is one. `part` "target" is the tokenizer of what a model of pairs
+        writes, where it is not that of what it reads: `target_tokenizer.json`, or Marian's target.spm. Raises UserError.
+        """
+        path = folder / (f"{part}_tokenizer.json" if part else "tokenizer.json")
+        if part and not path.is_file() and not (folder / f"{part}.spm").is_file():
+            path = folder / "tokenizer.json"  # one for both
         if not path.is_file():
-            raise UserError(f"no file {path}", "a directory with a tokenizer.json", "check the path")
+            text, name = convert_directory(folder, part)
+            return cls(text, read_settings(folder), str(folder / name))
         if path.stat().st_size > _MAX_FILE:
             raise refusal(str(path), f"{path.stat().st_size:,} bytes, more than {_MAX_FILE:,}")
-        settings = folder / "tokenizer_config.json"
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise refusal(str(path), f"not UTF-8 ({error.reason} at byte {error.start})") from None
-        read = read_json(settings) if settings.is_file() else None
-        return cls(text, read if isinstance(read, dict) else None, str(path))
+        return cls(text, read_settings(folder), str(path))
 
-    def save(self, folder: Path, max_length: int | None = None) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; `max_length` is the model's context in tokens."""
-        write_atomic(folder / "tokenizer.json", self._text)
+    def save(self, folder: Path, max_length: int | None = None, part: str = "") -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`; `max_length` is the model's context in tokens, `part` as in `open`."""
+        write_atomic(folder / (f"{part}_tokenizer.json" if part else "tokenizer.json"), self._text)
         settings = dict(self._settings) if self._settings else self._own_settings()
         if max_length is not None:
             settings["model_max_length"] = max_length
@@ -215,7 +224,7 @@ class Tokenizer:
     @functools.cached_property
     def pad_id(self) -> int | None:
         """The id that fills rows to one length, or None."""
-        names = self._role("pad_token") or [PAD, "<pad>", "[PAD]"]
+        names = self._role("pad_token") or _ROLES["pad_token"]
         return next((self._ids[name] for name in names if name in self._ids), None)
 
     def _role(self, *roles: str) -> list[str]:
@@ -337,61 +346,16 @@ class Tokenizer:
 
     def _own_settings(self) -> dict[str, Any]:
         """Say to transformers what tokenizer.json does not: without the class it adds a normaliser and ids differ."""
+        found = {role: next((name for name in names if self._ids.get(name) in self.special_ids), None) for role, names in _ROLES.items()}
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": SEPARATOR,
-            "bos_token": None,
-            "unk_token": None,
-            "pad_token": PAD,
-            **{role: name for role, name in _ROLES.items() if name in self._names.values()},
+            **{role: name for role, name in found.items() if name or role in ("eos_token", "bos_token", "unk_token", "pad_token")},
             "add_bos_token": False,
             "add_eos_token": False,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,  # as here: "<|endoftext|>" in a text is text
         }
-
-
-def byte_alphabet() -> dict[int, str]:
-    """Map each byte to the printable character that stands for it in a tokenizer.json (GPT-2's table).
-
-    Printable Latin-1 stands for itself; the other 68 bytes, in order, get the characters from U+0100 on.
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-def cut(text: str, size: int) -> Iterator[str]:
-    """Cut text into pieces of at most `size` characters, after a newline followed by a non-space where there is one.
-
-    The patterns qwen2 and llama-bpe always end a word there, so such a cut changes no id (gpt-2 and smollm: unless
-    several newlines meet). A piece without such a newline is cut anywhere.
-    """
-    start = 0
-    while len(text) - start > size:
-        end = text.rfind("\n", start, start + size) + 1
-        while end > start and text[end].isspace():
-            end = text.rfind("\n", start, end - 1) + 1
-        end = end if end > start else start + size
-        yield text[start:end]
-        start = end
-    yield text[start:]
-
-
-def cut_at_spaces(text: str, size: int, drop: bool) -> Iterator[str]:
-    """Cut text into pieces of at most `size` characters at a space between two words; with `drop` that space goes.
-
-    A tokenizer that puts a space before a text puts it before each piece, in the place of the one dropped.
-    """
-    start = 0
-    while len(text) - start > size:
-        end = text.rfind(" ", start + 1, start + size)
-        while end > start and (text[end - 1].isspace() or text[end + 1].isspace()):
-            end = text.rfind(" ", start + 1, end)
-        yield text[start:end] if end > start else text[start:start + size]
-        start = end + drop if end > start else start + size
-    yield text[start:]
 
 
 @contextlib.contextmanager

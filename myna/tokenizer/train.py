@@ -29,8 +29,9 @@ from myna.console import human, say, track
 from myna.errors import UserError
 from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2
+from myna.tokenizer.pieces import byte_alphabet
 from myna.tokenizer.scripts import code_points, unspaced_bytes, unspaced_points
-from myna.tokenizer.tokenizer import Tokenizer, byte_alphabet, make_special_tokens
+from myna.tokenizer.tokenizer import Tokenizer, make_special_tokens
 from myna.tokenizer.words import build_words, count_words, learn_words, read_word_list
 
 _MULTIPLE = 64  # matrix kernels like a vocabulary in multiples of 64 (Karpathy, nanoGPT README: 50257 to 50304 was 25 % faster)

@@ -25,8 +25,8 @@ from tokenizers import models
 
 from myna.console import say
 from myna.errors import UserError
+from myna.tokenizer.pieces import byte_alphabet
 from myna.tokenizer.scripts import code_points, unspaced_class
-from myna.tokenizer.tokenizer import byte_alphabet
 
 _TEXT = 1 << 20  # characters counted together
 _LONGEST = 32  # characters in a word that earns a token

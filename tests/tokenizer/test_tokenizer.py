@@ -16,8 +16,9 @@ from myna.errors import UserError
 from myna.tokenizer import tokenizer as module
 from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2, name_of
+from myna.tokenizer.pieces import byte_alphabet, cut
 from myna.tokenizer.scripts import INSIDE, LETTER, LINE, SIGN, SPACE, UNSPACED_LETTER, edges
-from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer, byte_alphabet, cut
+from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer
 from myna.tokenizer.train import train_tokenizer
 
 TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aAbst' \n\r\t\u3000你好，。12<|>_")), max_size=60)

@@ -14,7 +14,8 @@ from tokenizers import Regex, pre_tokenizers
 from myna.tokenizer import twin
 from myna.tokenizer.options import TokenizerOptions
 from myna.tokenizer.patterns import QWEN2
-from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer, byte_alphabet
+from myna.tokenizer.pieces import byte_alphabet
+from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer
 from myna.tokenizer.train import train_tokenizer
 from tests.tokenizer.conftest import CHINESE
 from tests.tokenizer.corpora import write_corpus
