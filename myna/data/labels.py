@@ -74,6 +74,8 @@ class LabelReport:
     "Examples of which nothing was left."
     doubled: int = 0
     "Pieces that begin with the same special token twice."
+    unread: int = 0
+    "Examples left unread, as those before them are enough."
     end_names: list[str] = field(default_factory=list)
     "The tokens that end an answer."
     end_is_pad: bool = False
@@ -90,6 +92,8 @@ class LabelReport:
         if self.cut:
             share = self.cut / (self.tokens + self.cut)
             found.append(f"{self.cut:,} tokens ({share:.1%}) were dropped, in exchanges too long for the context")
+        if self.unread:
+            found.append(f"{self.unread:,} examples more are not needed: there is no time to learn from them")
         if self.dropped:
             found.append(f"{self.dropped:,} examples were dropped whole")
         return found
@@ -100,16 +104,20 @@ class LabelReport:
 
 
 def label_examples(examples: Sequence[Example], tokenizer: Tokenizer, template: Template | None, context: int,
-                   ) -> tuple[list[Labelled], LabelReport]:
+                   enough: float = math.inf) -> tuple[list[Labelled], LabelReport]:
     """Turn examples into labelled ids of at most `context` + 1 each (the last is only predicted), and report on them.
 
     template: None for a model that has none: then only pairs of prompt and completion, and texts, can be learned from.
+    enough: tokens after which no further example is read.
     Raises UserError on a conversation without a template.
     """
     ends = template.end_ids if template is not None else frozenset({tokenizer.separator_id})
     report = LabelReport(context, end_names=tokenizer.tokens(sorted(ends)), end_is_pad=tokenizer.pad_id in ends)
     labelled: list[Labelled] = []
     for number, example in enumerate(examples):
+        if report.tokens >= enough:
+            report.unread = len(examples) - number
+            break
         report.examples += 1
         report.conversations += bool(example.messages)
         if not example.messages:

@@ -108,11 +108,11 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
     config, context, batch_tokens = _choose(request, text, options, rate)
     batch_rows = max(1, batch_tokens // context)
     micro_rows = max(1, min(batch_rows, options.micro_tokens // context))
-    _check_memory(_STATES * config.count_parameters(), machine.free_memory)  # before the weights alone fill it
+    check_memory(_STATES * config.count_parameters(), machine.free_memory)  # before the weights alone fill it
     batch = open_batches(config, context, batch_rows)(0)
     model = new_model(config, request.seed, precision)
     peak = predict_memory(model, batch, micro_rows, train)
-    _check_memory(peak - current_memory(), machine.free_memory)
+    check_memory(peak - current_memory(), machine.free_memory)
     per_step, per_token = time_steps(model, batch, micro_rows, train)
     most = math.ceil(options.max_epochs * text.tokens / (batch_rows * context))
     seconds = None
@@ -142,10 +142,12 @@ def make_plan(request: Request, text: Text, options: PlanOptions, train: TrainOp
                 dataclasses.asdict(train))
 
 
-def _check_memory(more: float, free: int) -> None:
+def check_memory(more: float, free: int,
+                 action: str = "close other programs, or give a smaller --plan.micro-tokens or --plan.hidden-size") -> None:
+    """Raise UserError when `more` bytes of memory are needed than are free."""
     if more > free:
         raise UserError(f"training needs about {more / 2**20:,.0f} MiB of memory more and {free / 2**20:,.0f} MiB are free",
-                        "enough free memory", "close other programs, or give a smaller --plan.micro-tokens or --plan.hidden-size")
+                        "enough free memory", action)
 
 
 VALIDATION_TOKENS = 8_192  # scored at each point of the validation curve

@@ -1,0 +1,101 @@
+"""Measure what a tuning changed: the loss of held-out answers and of an unrelated text, and answers that are generated.
+
+Answers are scored by the bits of the tokens that are learned (each answer and the token that ends its turn), over the UTF-8 bytes
+of the answers. Before and after see the same conversations, so the interval is that of the paired difference, over
+conversations (see `myna.metrics.intervals`). Answers are generated greedily, all prompts in one batch; how many end by themselves is
+the stop rate.
+
+    rows = score_pieces(model, labelled, tokenizer)          # (N, 3): bits, bytes, tokens of each conversation
+    answers = answer_prompts(model, [prompt_ids], ends, max_tokens=64)
+
+N conversations
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from myna.data.labels import Labelled
+from myna.data.packing import lay_rows
+from myna.evaluate.options import EvaluateOptions
+from myna.metrics.language import perplexity
+from myna.metrics.paired import Measure, measured_report, ratio
+from myna.metrics.report import Report
+from myna.tokenizer.tokenizer import Tokenizer
+
+Array = npt.NDArray[Any]
+
+BASELINE = "the base, untuned"
+
+
+class Answer(NamedTuple):
+    """What a model said, and whether it stopped by itself."""
+
+    ids: list[int]
+    stopped: bool
+
+
+def score_pieces(model: Any, pieces: Sequence[Labelled], tokenizer: Tokenizer) -> Array:
+    """Score what is learned of each piece: (N, 3) bits, bytes and tokens, a row for each conversation that the pieces are of."""
+    lengths = np.array([len(piece) for piece in tokenizer.token_bytes], np.int64)
+    rows: dict[int, Array] = {}
+    model.eval()
+    with torch.no_grad():
+        for piece in pieces:
+            batch = lay_rows([[(piece.ids, piece.trained)]], len(piece.ids) - 1, 0)
+            losses, _ = model.loss({name: torch.from_numpy(batch[name]) for name in ("input_ids", "labels")})
+            total = sum(float(total) for total, _ in losses.values())
+            learned = piece.ids[1:][piece.trained[1:]]
+            row = np.array([total / np.log(2), lengths[learned].sum(), len(learned)])
+            rows[piece.number] = rows.get(piece.number, 0.0) + row
+    return np.stack(list(rows.values()))
+
+
+def report_tuning(before: dict[str, Array], after: dict[str, Array], fingerprint: str, precision: str, options: EvaluateOptions) -> Report:
+    """Compare a tuned model with its base on the same conversations ("answers") and on an unrelated text ("unrelated")."""
+    how = f"bootstrap={options.resamples}|seed={options.seed}|precision={precision}|v1"
+    answers = {
+        "bits_per_byte": Measure(after["answers"][:, [0, 1]], ratio, f"bits_per_byte|of=answers|unit=conversation|{how}",
+                                 before["answers"][:, [0, 1]], lower_is_better=True),
+        "perplexity": Measure(after["answers"][:, [0, 2]], perplexity,
+                              f"perplexity|per=token|of=answers|unit=conversation|tokenizer={fingerprint[:12]}|{how}",
+                              before["answers"][:, [0, 2]], lower_is_better=True)}
+    elsewhere = {"unrelated_bits_per_byte": Measure(after["unrelated"][:, [0, 1]], ratio,
+                                                    f"bits_per_byte|of=unrelated text|unit=passage|{how}",
+                                                    before["unrelated"][:, [0, 1]], lower_is_better=True)}
+    one, two = (measured_report(measures, BASELINE, options.resamples, options.seed) for measures in (answers, elsewhere))
+    return Report(one.metrics | two.metrics, BASELINE, one.baseline_metrics | two.baseline_metrics, one.differences | two.differences,
+                  one.improvements | two.improvements)
+
+
+def answer_prompts(model: Any, prompts: Sequence[Sequence[int]], ends: Collection[int], max_tokens: int) -> list[Answer]:
+    """Continue prompts greedily, all at once, each until one of `ends` or `max_tokens`; the token that ended it is not in its ids."""
+    answers = [Answer([], False) for _ in prompts]
+    if not prompts:
+        return answers
+    room = [max_tokens if model.max_length is None else min(max_tokens, model.max_length - len(prompt)) for prompt in prompts]
+    state = model.start(len(prompts))
+    log_probs = model.step([list(prompt) for prompt in prompts], state)  # (B, V)
+    rows = list(range(len(prompts)))
+    while rows:
+        going: list[int] = []
+        tokens = log_probs.argmax(axis=-1).tolist()
+        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            if token in ends:
+                answers[row] = answers[row]._replace(stopped=True)
+                continue
+            answers[row].ids.append(token)
+            if len(answers[row].ids) < room[row]:
+                going.append(place)
+        if not going:
+            break
+        if len(going) < len(rows):
+            state.select(going)
+        rows = [rows[place] for place in going]
+        log_probs = model.step([[answers[row].ids[-1]] for row in rows], state)
+    return answers
