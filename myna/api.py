@@ -17,6 +17,7 @@ from myna.config import make
 from myna.console import say
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
+from myna.generate.chat import Conversation
 from myna.generate.options import SampleOptions
 from myna.generate.rules import Rules, read_rules
 from myna.generate.text import Generation, Stream, generate_text, stream_text
@@ -29,6 +30,7 @@ from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe
 from myna.tasks.options import TranscribeOptions
+from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -151,6 +153,36 @@ class Model:
                 print(piece, end="", flush=True)
         """
         return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules)
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate:
+        """How the model writes a conversation. Raises UserError where it was not made for conversations."""
+        return ChatTemplate.open(self.folder, self.tokenizer)
+
+    def conversation(self, messages: Sequence[Message] = (), **options: Unpack[Sampling]) -> Conversation:
+        """Begin a conversation, or go on with one; the model remembers it between answers.
+
+            talk = model.conversation([{"role": "system", "content": "Be brief."}])
+            talk.ask("Hello")
+            for piece in talk.answer():
+                print(piece, end="", flush=True)
+        """
+        return Conversation(self.language_model, self.tokenizer, self.chat_template, _sample_options(None, options), self.rules, messages)
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[Sampling]) -> Generation:
+        """Answer the last of the messages, each a {"role": "system", "user" or "assistant", "content": text}.
+
+        Raises UserError when the model has no chat template or the last message has no room. Older turns that have none are left out,
+        which is said.
+
+            print(model.chat([{"role": "user", "content": "Hello"}], max_tokens=64))
+        """
+        talk = self.conversation(messages, **options)
+        for _ in talk.answer():
+            pass
+        if talk.left_out:
+            say(f"{talk.left_out} oldest messages were left out: the model can see {self.language_model.max_length:,} tokens")
+        return talk.last
 
     def log_probs(self, ids: Sequence[int]) -> LogProbs:
         """Score the tokens of one document from its beginning: natural logarithms, (T,). Raises UserError on an unknown id.
