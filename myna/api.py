@@ -25,10 +25,12 @@ from myna.metrics.report import Report
 from myna.models.families import Family
 from myna.models.fetched import resolve_model
 from myna.models.mixture import Mixture
+from myna.models.pooling import read_pooling
 from myna.models.precision import Precision
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe
+from myna.tasks.embed import Vectors, embed_texts
 from myna.tasks.options import TranscribeOptions
 from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
@@ -153,6 +155,15 @@ class Model:
                 print(piece, end="", flush=True)
         """
         return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Give every text a vector, pooled as the encoder's directory says: (N, C) float32. What is too long is cut, and this is said.
+
+        Raises UserError where the model is no encoder.
+
+            vectors = myna.load("minilm").embed(["A cat sits.", "A dog runs."])
+        """
+        return embed_texts(self.model, self.tokenizer, read_pooling(self.folder), [texts] if isinstance(texts, str) else texts)
 
     @functools.cached_property
     def chat_template(self) -> ChatTemplate:

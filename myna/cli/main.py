@@ -39,7 +39,8 @@ COMMANDS = {  # in the order a person meets them
     "tokenize": "make a tokenizer and turn a cleaned corpus into ids",
     "import": "read an ARPA file of another tool as an n-gram model",
     "export": "write the model for other tools (GGUF, ARPA)",
-    "similar": "list the words nearest to a word, by vectors",
+    "embed": "turn texts into vectors, by an encoder",
+    "similar": "list the words or texts nearest to one, by vectors",
     "fill": "fill the blanks of a text, by an encoder",
     "transcribe": "write down what is said in a recording, by Whisper",
 }
