@@ -45,6 +45,9 @@ def import_gguf(path: Path, out: Path) -> dict[str, Any]:
     file = open_gguf(path)
     config = read_sizes(file)
     dropped = _check_tensors(file, config)
+    context = file.metadata[f"{file.metadata['general.architecture']}.context_length"]
+    if context > config.max_position_embeddings:
+        dropped.append(f"the context beyond {config.max_position_embeddings:,} of {context:,} tokens, where its layers slide")
     tokenizer = _read_tokenizer(file)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(f"{path} has {tokenizer.vocab_size:,} tokens and {config.vocab_size:,} embeddings", "an embedding for each token",

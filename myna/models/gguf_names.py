@@ -23,7 +23,7 @@ from myna.errors import UserError, shown
 from myna.formats.gguf import Value
 from myna.formats.gguf_read import GGUF
 from myna.models.decoder import DecoderConfig
-from myna.models.directory import number, whole
+from myna.models.directory import LARGEST, number, whole
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2"}  # model_type to GGUF's word
 ROPE_FACTORS = "rope_freqs.weight"  # what each frequency is divided by (head_dim / 2), where a context was stretched as Llama 3.1's
@@ -171,21 +171,26 @@ def read_sizes(file: GGUF) -> DecoderConfig:
     values: dict[str, Any] = {
         "vocab_size": table.shape[0], "hidden_size": whole(path, found, "embedding_length"),
         "num_hidden_layers": whole(path, found, "block_count"), "intermediate_size": whole(path, found, "feed_forward_length"),
-        "num_attention_heads": heads, "max_position_embeddings": whole(path, found, "context_length"),
+        "num_attention_heads": heads, "max_position_embeddings": min(whole(path, found, "context_length"), _window(path, found)),
         "tie_word_embeddings": "output.weight" not in file.tensors}
     if values["hidden_size"] % heads and "attention.key_length" not in found:
         raise UserError(f"{path} has {heads:,} heads in a width of {values['hidden_size']:,}", "heads that divide it", "get it again")
-    read = {"block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"}
+    read = {"block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count", "attention.sliding_window"}
     if architecture == "gpt2":
         more, also = _read_gpt2(path, found, values)
     else:
         more, also = _read_llama(file, str(architecture), found, values)
-    _refuse_options(path, found, read | also, values["max_position_embeddings"])
+    _refuse_options(path, found, read | also)
     eos = whole(path, metadata, "tokenizer.ggml.eos_token_id", 0, table.shape[0] - 1, default=0)
     try:
         return DecoderConfig(**values, **more, model_type=str(architecture), eos_token_id=eos)
     except ValueError as error:
         raise UserError(f"{error}, in {path}", "an even width and whole groups of key-value heads", "get it again") from None
+
+
+def _window(path: Path, found: Mapping[str, Any]) -> int:
+    """Return how far back a layer that slides sees: up to there it is one that does not, so longer texts are not taken."""
+    return whole(path, found, "attention.sliding_window", default=LARGEST) if found.get("attention.sliding_window") else LARGEST
 
 
 def _same_in_all(value: Any) -> Any:
@@ -228,11 +233,9 @@ def _read_llama(file: GGUF, architecture: str, found: Mapping[str, Any], values:
              "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"})
 
 
-def _refuse_options(path: Path, found: Mapping[str, Any], read: set[str], context: int) -> None:
+def _refuse_options(path: Path, found: Mapping[str, Any], read: set[str]) -> None:
     for key, value in found.items():
         if key in read or key in _SAID_ELSEWHERE or value in _NEUTRAL.get(key, ()):
-            continue
-        if key == "attention.sliding_window" and isinstance(value, int) and (value == 0 or value >= context):
             continue
         raise UserError(f"{path} has {shown(key)} = {shown(value)}", "what this decoder computes", "take another model")
 

@@ -24,7 +24,8 @@ DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # Hugging Fac
 FAMILIES = ("decoder", "encoder", "encoder-decoder")  # those that transformers has
 _NOT_THEIRS = ("attention_rnn",)  # an encoder-decoder of ours alone
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_COPIED = ("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "preprocessor_config.json", "README.md")
+_COPIED = ("chat_template.jinja", "generation_config.json", "special_tokens_map.json", "preprocessor_config.json",
+           "target_tokenizer.json", "source.spm", "target.spm", "vocab.json", "merges.txt", "README.md")
 
 
 def find_whole(folder: Path) -> Path:

@@ -127,7 +127,8 @@ def test_what_does_not_fit_is_one_line(folder: Path, arpa: Path, tmp_path: Path,
             f"{tokenizer.vocab_size - 3} ids of the tokenizer are no words of it",
         f"import {with_unknown} {tmp_path / 'a'} --tokenizer {folder}": "g.arpa:13: an n-gram with <unk>",
         f"import {headless} {tmp_path / 'a'} --tokenizer {folder}": "have no </s>",
-        f"import {folder} {tmp_path / 'a'} --tokenizer {folder}": "is a folder",
+        f"import {folder} {tmp_path / 'a'} --tokenizer {folder}": "--tokenizer with a model directory",
+        f"import {folder} {tmp_path / 'a'}": "has a tokenizer.json",
         f"import {arpa} {folder} --tokenizer {folder}": "exists; expected a new directory",
         f"export {folder} --to arpa --quantize f16 --out {tmp_path / 'a'}": "--quantize with --to arpa",
         f"export {folder} --to arpa --out {tmp_path}": "is a folder",
@@ -151,3 +152,43 @@ def test_the_words_are_the_tokens_spelled(folder: Path, arpa: Path) -> None:
     words = set(read_arpa(arpa).words)
     assert {"\\x0a", "\\xe4", "▁", "<|pad|>", "<s>", "</s>", "\\\\", "a"} <= words and "<|endoftext|>" not in words
     assert len(words) == Tokenizer.open(folder).vocab_size + 1
+
+
+# ---- GGUF, and directories of others ----
+
+
+def test_a_gguf_file_is_imported_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    from myna.formats.gguf_quants import KINDS
+    from myna.models.gguf_export import export_gguf
+    from tests.formats.models import write_model
+
+    write_model(tmp_path / "model", num_hidden_layers=1)
+    report = export_gguf(tmp_path / "model", tmp_path / "x.gguf", Tokenizer.open(tmp_path / "model"), "q8_0")
+    assert set(report["types"]) <= KINDS.keys()
+    assert main(["import", str(tmp_path / "x.gguf"), str(tmp_path / "again"), "--json"]) == 0
+    printed, said = capsys.readouterr()
+    found = json.loads(printed)
+    assert (found["types"], found["architecture"], found["licence"]) == (report["types"], "qwen3", "")
+    assert "8 Q8_0" not in said or found["types"]["Q8_0"] == 8
+    assert "the file names no licence" in said and "not taken over: nothing" in said and "float32 numbers they stand for" in said
+    assert main(["generate", str(tmp_path / "again"), "Once", "--max-tokens", "4"]) == 0
+    assert main(["import", str(tmp_path / "x.gguf"), str(tmp_path / "again")]) == 2
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "x.gguf").read_bytes()[:9000])
+    assert main(["import", str(tmp_path / "cut.gguf"), str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(f"myna: {tmp_path / 'cut.gguf'} ends inside of")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_directory_with_another_form_of_tokenizer_gets_a_tokenizer_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bert").mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "bird", "sang", "##s", "鸟", "."]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "bert" / "program.py").write_text("print('never run')")
+    assert main(["import", str(tmp_path / "bert"), str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dropped"] == ["program.py"]
+    opened = Tokenizer.open(tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").is_file() and not (tmp_path / "out" / "program.py").exists()
+    assert opened.encode("The birds sang 鸟.") == [5, 6, 8, 7, 9, 10]
+    (tmp_path / "nothing").mkdir()
+    assert main(["import", str(tmp_path / "nothing"), str(tmp_path / "other")]) == 2

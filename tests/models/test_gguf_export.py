@@ -184,7 +184,7 @@ def edit(folder: Path, file: str, **changes) -> None:
 @pytest.mark.parametrize(("changes", "said"), [
     ({"model_type": "ngram"}, "ngram"), ({"model_type": "llama"}, "4 surplus"),
     ({"attention_bias": True}, "attention_bias"), ({"model_type": "bert"}, "bert"),
-    ({"hidden_act": "gelu"}, "hidden_act"), ({"use_sliding_window": True}, "use_sliding_window"),
+    ({"hidden_act": "gelu"}, "hidden_act"),
     ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "rope_type"), ({"head_dim": None}, "q_proj"),
     ({"num_hidden_layers": 3}, "11 missing"), ({"num_hidden_layers": 1}, "11 surplus"), ({"intermediate_size": 192}, "mlp"),
     ({"vocab_size": 512}, "eos_token_id"), ({"vocab_size": 700}, "embed_tokens"),
