@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from myna.cli.main import add_member, add_options, read_options
+from myna.cli.main import add_member, add_options, add_precision, read_options
 from myna.config import make
 from myna.console import say
 from myna.errors import UserError
@@ -32,26 +32,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR", help="model directory")
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", default="",
                         help="text to continue; - reads standard input (less one final newline); none begins a new document")
+    add_sampling(parser)
+    add_member(parser)
+    add_precision(parser)
+    parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
+
+
+def add_sampling(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+    """Add the flags of `SampleOptions`, less those left out, with --stop, --greedy and --use-suggested."""
     # a stop string may hold a comma, so each is a flag of its own in the place of one flag with a list
     sampling: Any = parser.add_argument_group("sampling", conflict_handler="resolve")
-    add_options(sampling, SampleOptions)
+    add_options(sampling, SampleOptions, leave_out=leave_out)
     sampling.add_argument("--stop", dest=".stop", action="append", default=argparse.SUPPRESS, metavar="TEXT",
                           help=r"end before this text; may be given several times; \n, \t and \\ are understood")
     sampling.add_argument("--greedy", action="store_true", help="always take the likeliest token (the same as --temperature 0)")
     sampling.add_argument("--use-suggested", action="store_true",
                           help="take what the directory's generation_config.json suggests where no flag says otherwise")
-    add_member(parser)
-    parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate: text on standard output as it comes, a line with the speed on standard error."""
-    options = _options(args)
+    options = read_sampling(args)
     prompt = _read_prompt(args.prompt)
     from myna.api import load
 
-    model = load(args.model, args.member)
-    options = _take_suggested(args, options, model.rules)
+    model = load(args.model, args.member, args.precision)
+    options = take_suggested(args, options, model.rules)
     stream = model.stream(prompt, **asdict(options))
     shown = "" if args.no_echo or model.rules.source else prompt
     began = time.monotonic()
@@ -74,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     return 130 if interrupted else 0
 
 
-def _options(args: argparse.Namespace) -> SampleOptions:
+def read_sampling(args: argparse.Namespace) -> SampleOptions:
+    """Read the flags of `add_sampling`; a seed that is not given is drawn."""
     flags = vars(args)
     if ".stop" in flags:
         flags[".stop"] = [re.sub(r"\\([nt\\])", lambda match: _ESCAPES[match[1]], text) for text in flags[".stop"]]
@@ -87,7 +94,7 @@ def _options(args: argparse.Namespace) -> SampleOptions:
     return replace(options, seed=secrets.randbits(32)) if options.seed is None else options
 
 
-def _take_suggested(args: argparse.Namespace, options: SampleOptions, rules: Rules) -> SampleOptions:
+def take_suggested(args: argparse.Namespace, options: SampleOptions, rules: Rules) -> SampleOptions:
     """Take what the directory suggests, on request; say what it suggests otherwise, and what is not done."""
     given = {name.removeprefix(".") for name in vars(args)} | ({"temperature", "top_p", "top_k", "min_p"} if args.greedy else set())
     wanted = {name: value for name, value in rules.suggested.items() if name not in given}

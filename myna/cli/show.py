@@ -56,13 +56,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
+    from myna.models.precision import read_measured
     from myna.models.record import read_record
 
-    record = read_record(folder)
+    record, measured = read_record(folder), read_measured(folder)
     report = record.report
     value = {"kind": "model", "model_type": record.model_type, "family": record.family, "parameters": record.parameters,
              "vocab_size": record.vocab_size, "context": record.context, "files": record.files, "mixture": dict(record.mixture),
              "report": report.to_json(), "lineage": record.lineage, "plan": record.plan, "actual": record.actual}
+    if measured:
+        value["precision"] = {name: one._asdict() for name, one in measured.items()}
     if record.adapter is not None:
         value["adapter"] = {"base": record.adapter.base, "base_sha256": record.adapter.base_sha256, "rank": record.adapter.rank,
                             "scale": record.adapter.scale, "targets": record.adapter.targets, "parameters": record.adapter.parameters}
@@ -71,7 +74,8 @@ def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     rows = [("shape", shape), ("base", record.adapter.base if record.adapter else ""), ("mixture", _mixture(record)),
             ("vocabulary", f"{record.vocab_size:,} tokens"), ("size", size),
             ("text", _text(record)), ("split", _split(record.split)), ("planned", _planned(record)),
-            ("trained", _trained(record)), ("made by", _made(record))]
+            ("trained", _trained(record)), ("made by", _made(record)),
+            ("precision", "; ".join(one.say(name) for name, one in measured.items()))]
     lines = [f"{record.name}: {_kind(record)}", *_rows([("opens in", _opened(record)), *rows])]
     if record.alone:
         lines += textwrap.wrap(record.alone, 78, initial_indent="  ", subsequent_indent="  ")

@@ -10,13 +10,17 @@ Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", 
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 from myna.errors import UserError, nearest
+from myna.files import read_json, write_json
 from myna.models.families import family_of
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: list[str] = list(get_args(Precision))
+MEASURED = "precision.json"  # beside a model, by precision
 
 
 def precisions_of(model_type: str) -> list[str]:
@@ -49,3 +53,36 @@ def set_precision(model: Any, precision: str) -> Any:
                 parameter.data = parameter.data.bfloat16()
         model.compute_dtype = torch.bfloat16
     return model
+
+
+class Measured(NamedTuple):
+    """How a precision scored on a text, and float32 on the same."""
+
+    metric: str
+    value: float
+    float32: float
+    files: list[str]
+
+    def say(self, precision: str) -> str:
+        """Write it as one line: "int8: 1.234 bits per byte (float32 1.230)"."""
+        return f"{precision}: {self.value:.3f} {self.metric.replace('_', ' ')} (float32 {self.float32:.3f})"
+
+
+def keep_measured(folder: Path, precision: str, measured: Measured) -> None:
+    """Keep a precision's score in a model directory, where `myna show` finds it."""
+    known = {name: one._asdict() for name, one in read_measured(folder).items()}
+    write_json(folder / MEASURED, {**known, precision: measured._asdict()})
+
+
+def read_measured(folder: Path) -> dict[str, Measured]:
+    """Return what `keep_measured` kept; empty where nothing was. Raises UserError when the file is damaged."""
+    path = folder / MEASURED
+    found = read_json(path) if path.is_file() else {}
+    try:
+        measured = {str(name): Measured(**one) for name, one in found.items()}
+        for one in measured.values():
+            if not (isinstance(one.metric, str) and isinstance(one.files, list) and math.isfinite(one.value + one.float32)):
+                raise ValueError
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged", "what `myna evaluate --keep` wrote there", "remove it and measure again") from None
+    return measured

@@ -18,6 +18,7 @@ from myna.models.attention_rnn import AttentionRnn, AttentionRnnConfig
 from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from myna.models.hmm import Hmm
+from myna.models.int8 import quantize_decoder
 from myna.models.mixture import Fitted, Mixture, write_mixture
 from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
@@ -69,6 +70,12 @@ def decoder(**changes: Any) -> Case:
     for parameter in model.parameters():  # not the first weights, of which some are zero
         parameter.normal_(0, 0.2, generator=generator)
     return Case(model, lambda folder: save_model(model, folder, None), load_model, 1e-4)
+
+
+def int8(**changes: Any) -> Case:
+    """Rounded anew from the float32 weights that are saved."""
+    full = decoder(**changes)
+    return Case(quantize_decoder(full.model), full.save, lambda folder: load_model(folder, "int8"), full.tolerance)
 
 
 def recurrent(model_type: str, **changes: Any) -> Case:
@@ -123,6 +130,7 @@ FACTORIES: dict[str, Callable[[], Case]] = {
     "decoder-untied-one-group": lambda: decoder(tie_word_embeddings=False, num_key_value_heads=4),
     "decoder-llama": lambda: decoder(model_type="llama", attention_bias=True),
     "decoder-gpt2": lambda: decoder(model_type="gpt2", num_key_value_heads=4, head_dim=16),
+    "decoder-int8": int8,
     "rnn": lambda: recurrent("rnn"),
     "lstm": lambda: recurrent("lstm"),
     "lstm-untied-narrow-embedding": lambda: recurrent("lstm", tie_word_embeddings=False, embedding_size=8, num_hidden_layers=1),
