@@ -9,9 +9,12 @@ import pytest
 
 from myna.cli.main import main
 from myna.data.shards import Shard, write_shards
+from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.ngram import fit_ngram
 from myna.models.options import NgramOptions
+from myna.models.pretrained import save_model
 from myna.tokenizer.options import TokenizerOptions
+from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import train_tokenizer
 from tests.evaluate.test_language import write_text
 from tests.tokenizer.corpora import write_corpus
@@ -77,3 +80,26 @@ def test_wrong_use_is_one_line(model: Path, unseen: Path, tmp_path: Path, capsys
                       [str(model), str(unseen), "--resample", "5"], [str(model), str(unseen), "--resamples", "0"]):
         assert main(["evaluate", *arguments]) == 2, arguments
         assert capsys.readouterr().err.strip().splitlines()[-1].startswith("myna: ")
+
+
+def test_a_precision_is_scored_beside_float32_and_kept_when_told(model: Path, unseen: Path, tmp_path: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    trained = tmp_path / "trained"
+    tokenizer = Tokenizer.open(model)
+    shape = DecoderConfig(tokenizer.vocab_size, hidden_size=64, num_hidden_layers=1, eos_token_id=tokenizer.separator_id)
+    save_model(Decoder(shape), trained, None)
+    tokenizer.save(trained)
+    command = ["evaluate", str(trained), str(unseen), "--resamples", "200", "--precision", "int8"]
+    assert main([*command, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    pair = value["precision"]["int8"]
+    assert pair["value"] == value["bits_per_byte"]["value"] == pytest.approx(pair["float32"], rel=0.01) and pair["files"] == ["unseen.txt"]
+    assert not (trained / "precision.json").exists()
+    assert main([*command, "--keep"]) == 0
+    line = f"int8: {pair['value']:.3f} bits per byte (float32 {pair['float32']:.3f})"
+    assert capsys.readouterr().out.endswith(f"{line}\n")
+    assert main(["show", str(trained)]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    for wrong in (["--keep"], ["--precision", "int8", "--keep", "--member", "decoder"], ["--precision", "int9"]):
+        assert main(["evaluate", str(trained), str(unseen), *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
