@@ -33,6 +33,7 @@ COMMANDS = {  # in the order a person meets them
     "plan": "say what build would train here, how long, how much memory",
     "show": "say what a model is, from what it was made and how good it is",
     "generate": "continue a prompt",
+    "chat": "talk with a model",
     "evaluate": "measure a model on a file, beside its baseline",
     "compare": "make several families from one text in the same time: one table",
     "clean": "read and clean text, every byte kept or dropped with a reason",

@@ -69,6 +69,11 @@ class Conversation:
     def _head(self) -> list[Message]:
         return [message for message in self.messages[:1] if message["role"] == "system"]
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model can see, prompt and answer together."""
+        return self._model.max_length
+
     def ask(self, text: str) -> None:
         """Add what the user says."""
         self.messages.append(Message(role="user", content=text))
@@ -117,7 +122,7 @@ class Conversation:
         turns = self.messages[len(head):]
         if not turns or turns[-1]["role"] != "user":
             raise UserError("a conversation whose last message is not the user's", "a question to answer")
-        longest = self._model.max_length
+        longest = self.longest
         self.left_out = 0
         while True:
             ids = self.template.encode([*head, *turns], add_generation_prompt=True)
