@@ -2,7 +2,7 @@
 
     myna chat my-model --system "Answer briefly." --max-tokens 200
     echo "Who are you?" | myna chat my-model --greedy
-    myna chat my-model --json < questions.txt
+    cat questions.txt | myna chat my-model --json
 """
 
 from __future__ import annotations
