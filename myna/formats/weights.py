@@ -46,6 +46,10 @@ class StoredTensor:
         """How many numbers it holds."""
         return math.prod(self.shape)
 
+    def same(self, other: StoredTensor) -> bool:
+        """Tell whether another tensor is equal bit by bit."""
+        return (self.dtype, self.shape) == (other.dtype, other.shape) and bool(np.array_equal(self.map(), other.map()))
+
     def map(self) -> npt.NDArray[Any]:
         """Map the tensor's bytes as they lie in the file, nothing read yet: float32, float16, or int16 for a bfloat16's bits."""
         if 0 in self.shape:

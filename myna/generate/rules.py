@@ -31,8 +31,8 @@ _SOURCED = ("t5", "marian", "bart")  # model types that read a source
 _DRAWING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
             "top_h": None}  # what transformers takes where nothing is said; read only with do_sample
 _SEARCHING = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
-_ALWAYS = {"repetition_penalty": 1.0, "min_length": 0, "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
-           "encoder_repetition_penalty": 1.0, "sequence_bias": None, "exponential_decay_length_penalty": None, "guidance_scale": None,
+_ALWAYS = {"repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "sequence_bias": None,
+           "exponential_decay_length_penalty": None, "guidance_scale": None,
            "forced_decoder_ids": None, "renormalize_logits": False, "penalty_alpha": None, "watermarking_config": None,
            "num_beam_groups": 1, "diversity_penalty": 0.0, "stop_strings": None}
 
@@ -52,6 +52,12 @@ class Rules:
     "Sequences that are never said: the last id of each may not follow the others."
     banned_first: tuple[int, ...] = ()
     "Ids that may not be the first."
+    no_repeat_ngram_size: int = 0
+    "So many ids in a row are never said twice; 0 lets them."
+    min_length: int = 0
+    "No end before there are so many ids, the prompt's or the one that an answer starts from included."
+    min_new_tokens: int = 0
+    "No end before so many new ids."
     suggested: Mapping[str, Any] = field(default_factory=dict)
     "Fields of `SampleOptions` that the directory's makers liked otherwise than transformers' defaults."
     unread: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +66,8 @@ class Rules:
     @property
     def plain(self) -> bool:
         """Whether every id may be said anywhere."""
-        return not (self.first_id is not None or self.last_ids or self.banned or self.banned_first)
+        return not (self.first_id is not None or self.last_ids or self.banned or self.banned_first or self.no_repeat_ngram_size
+                    or self.min_length or self.min_new_tokens)
 
     def restrict(self, scores: LogProbs, prompt: Sequence[int], said: Sequence[int], last: bool) -> LogProbs:
         """Return the scores (V,) of what may follow `prompt` and `said`, -inf where it may not. last: no id comes after this one.
@@ -73,6 +80,12 @@ class Rules:
         for sequence in self.banned:
             if len(sequence) == 1 or tuple(before[-(len(sequence) - 1):]) == sequence[:-1]:
                 out[sequence[-1]] = -np.inf
+        n = self.no_repeat_ngram_size
+        tail = before[len(before) - n + 1:]
+        repeated = [before[at + n - 1] for at in range(len(before) - n + 1) if before[at : at + n - 1] == tail] if n else []
+        out[repeated] = -np.inf
+        if len(before) < self.min_length or len(said) < self.min_new_tokens:
+            out[list(self.end_ids)] = -np.inf
         if begin:
             out[list(self.banned_first)] = -np.inf
         forced = (self.first_id,) if not said and self.first_id is not None else self.last_ids if last else ()
@@ -115,12 +128,14 @@ def read_rules(folder: Path, vocab_size: int) -> Rules:
     if not isinstance(banned, list) or not all(isinstance(one, list) and one for one in banned):
         raise UserError(f"bad_words_ids in {path} is {shown(banned)}", "a list of lists of ids", "restore the file")
     sequences = [tuple(_ids(path, {"bad_words_ids": one}, "bad_words_ids", vocab_size)) for one in banned]
+    sequences = [one for one in sequences if not (len(one) == 1 and one[0] in ends)]  # as in transformers, an end is no bad word
     sequences += [(id,) for id in _ids(path, said, "suppress_tokens", vocab_size)]
     first = _ids(path, said, "forced_bos_token_id", vocab_size) if source else []
     suggested, unread = _tastes(path, said, source)
+    counts = {name: _count(path, said, name) for name in ("no_repeat_ngram_size", "min_length", "min_new_tokens")}
     return Rules(frozenset(ends), source, first[0] if first else None, tuple(_ids(path, said, "forced_eos_token_id", vocab_size)),
-                 tuple(one for one in sequences if not (len(one) == 1 and one[0] in ends)),  # as in transformers, an end is no bad word
-                 tuple(_ids(path, said, "begin_suppress_tokens", vocab_size)), suggested, unread)
+                 tuple(sequences), tuple(_ids(path, said, "begin_suppress_tokens", vocab_size)), **counts, suggested=suggested,
+                 unread=unread)
 
 
 def _answers(folder: Path) -> bool:
@@ -142,6 +157,13 @@ def _ids(path: Path, config: Mapping[str, Any], name: str, vocab_size: int) -> l
         if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < vocab_size:
             raise UserError(f"{name} in {path} has {shown(id)}", f"ids from 0 to {vocab_size - 1}", "restore the file")
     return listed
+
+
+def _count(path: Path, config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1 << 24):
+        raise UserError(f"{name} in {path} is {shown(value)}", "a whole number, 0 or more", "restore the file")
+    return value or 0
 
 
 def _tastes(path: Path, said: Mapping[str, Any], source: bool) -> tuple[dict[str, Any], dict[str, Any]]:

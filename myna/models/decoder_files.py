@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from myna.console import say
 from myna.errors import UserError, shown
 from myna.models.decoder import Decoder, DecoderConfig
-from myna.models.directory import Place, choice, fill_model, number, separator, whole
+from myna.models.directory import LARGEST, Place, choice, fill_model, number, separator, whole
 
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
                   "gpt2": "GPT2LMHeadModel"}
@@ -36,6 +37,9 @@ _SCALING = {"default": (), "linear": ("factor",),
 def load_decoder(folder: Path, config: dict[str, Any]) -> Decoder:
     """Open a directory of one of the styles, whoever wrote it."""
     shape = read_decoder_config(folder / "config.json", config)
+    whole_context = config.get("n_positions" if shape.model_type == "gpt2" else "max_position_embeddings")
+    if shape.max_position_embeddings != whole_context:
+        say(f"{folder}: its layers look back {shape.max_position_embeddings:,} tokens; that many it takes, not {whole_context:,}")
     root = "transformer." if shape.model_type == "gpt2" else "model."
     buffers = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # causal masks and frequencies, which older files hold
 
@@ -66,9 +70,6 @@ def _read_llama(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Read the values of a Llama, Mistral, Qwen2 or Qwen3; what is left out is what transformers takes then."""
     model_type = config["model_type"]
     choice(path, config, "hidden_act", "silu")
-    choice(path, config, "use_sliding_window", False)
-    if any(kind != "full_attention" for kind in config.get("layer_types") or []):
-        raise UserError(f"layer_types in {path} are {shown(config['layer_types'])}", "full_attention in every layer")
     given = {name: value for name, value in config.items() if value is not None or name not in ("num_key_value_heads", "head_dim")}
     values: dict[str, Any] = {}
     for name in _SIZES:
@@ -77,17 +78,26 @@ def _read_llama(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         if name == "head_dim":
             given.setdefault(name, 128 if model_type == "qwen3" else values["hidden_size"] // values["num_attention_heads"])
         values[name] = whole(path, given, name)
-    if model_type == "mistral":
-        window = config.get("sliding_window", _MISTRAL_WINDOW)
-        if window is not None and not (isinstance(window, int) and window >= values["max_position_embeddings"]):
-            raise UserError(f"sliding_window in {path} is {shown(window)}",
-                            f"none, or at least {values['max_position_embeddings']:,}, its max_position_embeddings, which every layer sees")
+    values["max_position_embeddings"] = min(values["max_position_embeddings"], _window(path, config))
     biased = (False, True) if model_type in ("llama", "qwen3") else (False,)
     rope = _read_rope(path, config)
     return {**values, "norm_eps": number(path, config, "rms_norm_eps", default=1e-6), "rope_theta": rope.pop("rope_theta"),
             "rope_scaling": rope or None, "tie_word_embeddings": choice(path, config, "tie_word_embeddings", False, True),
             "attention_bias": choice(path, config, "attention_bias", *biased),
             "mlp_bias": choice(path, config, "mlp_bias", *((False, True) if model_type == "llama" else (False,)))}
+
+
+def _window(path: Path, config: dict[str, Any]) -> int:
+    """Return how many tokens the layers that slide look back, itself included; as many as there may be where none does.
+
+    Within the window a layer that slides is one that does not, so a model is as published up to that length, and takes no longer text.
+    """
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind not in ("full_attention", "sliding_attention") for kind in kinds):
+        raise UserError(f"layer_types in {path} are {shown(kinds)}", "full_attention or sliding_attention in every layer")
+    slides = choice(path, config, "use_sliding_window", False, True) or "sliding_attention" in kinds or config["model_type"] == "mistral"
+    window = config.get("sliding_window", _MISTRAL_WINDOW)
+    return whole(path, {"sliding_window": window}, "sliding_window") if slides and window is not None else LARGEST
 
 
 def _read_rope(path: Path, config: dict[str, Any]) -> dict[str, Any]:

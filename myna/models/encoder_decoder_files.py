@@ -1,7 +1,7 @@
 """Encoder-decoders as directories that `transformers` reads and writes: T5 (v1.0 and v1.1), Marian, BART.
 
-T5's head is its own matrix if and only if the file holds `lm_head.weight`: checkpoints of v1.0 and v1.1 have the same model_type,
-and `transformers` 5 writes tie_word_embeddings true for both.
+T5's head is its own matrix if and only if the file holds a `lm_head.weight` that is no copy of the embeddings: checkpoints of v1.0
+and v1.1 have the same model_type, and `transformers` 5 writes tie_word_embeddings true for both.
 
     model = load_encoder_decoder(folder, read_json(folder / "config.json"))
 """
@@ -29,11 +29,17 @@ _UNREAD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weigh
 def load_encoder_decoder(folder: Path, config: dict[str, Any]) -> EncoderDecoder:
     """Open a directory whose config.json was read; raises UserError as `directory.fill_model` does, and when a copy is none."""
     stored = open_weights(folder)
-    shape = read_encoder_decoder_config(folder / "config.json", config, "lm_head.weight" in stored)
-    prefix = "" if shape.model_type == "t5" else "model."
-    twins = {f"{prefix}{name}" for name in _TWINS} | ({"lm_head.weight"} if shape.tie_word_embeddings else set())
-    passed = twins | {_UNREAD} | (set(_SINUSOIDS) if shape.model_type == "marian" else set())
-    model = fill_model(EncoderDecoder, shape, folder, encoder_decoder_places, passed.__contains__)
+    prefix = "" if config["model_type"] == "t5" else "model."
+    shared, twins = f"{prefix}shared.weight", {f"{prefix}{name}" for name in _TWINS}
+    # the one table may be written under any of its names
+    table = next((name for name in (shared, *sorted(twins)) if name in stored), shared)
+    # a head that is only a copy of the table is tied to it
+    own_head = "lm_head.weight" in stored and not (table in stored and stored["lm_head.weight"].same(stored[table]))
+    shape = read_encoder_decoder_config(folder / "config.json", config, own_head)
+    twins |= {"lm_head.weight"} if shape.tie_word_embeddings else set()
+    passed = (twins | {_UNREAD} | (set(_SINUSOIDS) if shape.model_type == "marian" else set())) - {table}
+    model = fill_model(EncoderDecoder, shape, folder, encoder_decoder_places, passed.__contains__,
+                       lambda name: shared if name == table else name)
     for name in sorted((passed - {_UNREAD}) & stored.keys()):
         known = model.shared.weight if name in twins else model.sinusoids
         if stored[name].shape != tuple(known.shape):
@@ -45,7 +51,7 @@ def load_encoder_decoder(folder: Path, config: dict[str, Any]) -> EncoderDecoder
 
 
 def read_encoder_decoder_config(path: Path, config: dict[str, Any], stored_head: bool) -> EncoderDecoderConfig:
-    """Read the shape, and refuse what would be computed otherwise. stored_head: whether the weights hold `lm_head.weight`."""
+    """Read the shape, and refuse what would be computed otherwise. stored_head: whether the weights hold a head of its own."""
     vocab_size = whole(path, config, "vocab_size")
     start = whole(path, config, "decoder_start_token_id", 0, vocab_size - 1, config.get("pad_token_id", 0))
     choice(path, config, "is_encoder_decoder", True)

@@ -20,7 +20,7 @@ from myna.files import read_json
 from myna.formats.weights import open_weights
 from myna.metrics.report import Report
 from myna.models.adapter import Adapter, find_base, is_adapter, read_adapter
-from myna.models.families import LOADED, family_of
+from myna.models.families import LOADED, MODEL_TYPES, family_of
 from myna.models.mixture import MIXTURE, read_mixture
 from myna.models.pretrained import read_config
 
@@ -32,7 +32,11 @@ _KINDS = {  # what each is called in a sentence
 _LAYERS, _WIDTH = ("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head", "num_heads")
 _OWN = ("ngram", "unbounded", "hmm", "vectors", "rnn", "lstm", "gru", "attention_rnn")  # model types that transformers does not know
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "position_ids")  # that published files hold among their weights
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "position_ids", "token_type_ids")  # in published files
+_TABLES = tuple(f"{root}{name}.weight" for root in ("", "model.") for name in ("shared", "decoder.embed_tokens", "encoder.embed_tokens"))
+_TIED = (("cls.predictions.decoder.weight", "lm_head.decoder.weight", "predictions.decoder.weight"),
+         ("cls.predictions.decoder.bias", "lm_head.decoder.bias", "predictions.decoder.bias"))  # an encoder's head, written once more
+_UNREAD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"  # of the first T5 files
 _MYNA = {"report": dict, "lineage": dict, "plan": dict, "actual": dict, "stages": dict, "hashes": dict, "samples": list, "notes": list,
          "alone": dict}
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError, IndexError, ZeroDivisionError)
@@ -201,11 +205,21 @@ def _name(path: Path) -> str:
 
 
 def _count_weights(folder: Path, config: dict[str, Any]) -> int:
-    """Count the numbers in the safetensors headers; a tied head that was stored twice counts once, buffers not at all."""
-    stored = open_weights(folder, lambda name: name.endswith(_BUFFERS))
-    if config.get("tie_word_embeddings"):
-        stored.pop("lm_head.weight", None)
-    return sum(tensor.elements for tensor in stored.values())
+    """Count the numbers in the safetensors headers; what was stored twice counts once, buffers and computed tables not at all."""
+    kind, stored = config["model_type"], open_weights(folder, lambda name: name.endswith(_BUFFERS))
+    tables = [name for name in _TABLES if name in stored]  # of an encoder-decoder: the one table, under any of its names
+    passed = set(tables[1:])
+    if kind in MODEL_TYPES["encoder"]:
+        passed = {name for name in stored if name.endswith(_TIED[0])
+                  or (name.endswith(_TIED[1]) and name.replace("decoder.bias", "bias") in stored)}
+    elif kind == "t5":  # whose head is its own unless it is a copy
+        passed |= {"lm_head.weight", _UNREAD} if tables and (
+            "lm_head.weight" in stored and stored["lm_head.weight"].same(stored[tables[0]])) else {_UNREAD}
+    elif config.get("tie_word_embeddings", kind in ("gpt2", "marian", "bart")):
+        passed.add("lm_head.weight")
+    if kind == "marian":
+        passed |= {name for name in stored if name.endswith("embed_positions.weight")}
+    return sum(tensor.elements for name, tensor in stored.items() if name not in passed)
 
 
 def _count_ngram(folder: Path, config: dict[str, Any]) -> int:

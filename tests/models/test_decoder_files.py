@@ -11,19 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from myna.models.decoder import Decoder, DecoderConfig
+from myna.models.decoder import Decoder
 from myna.models.pretrained import load_model, save_model
-from myna.models.record import read_record
 from myna.tokenizer.tokenizer import Tokenizer
 from tests.models.decoders import (
     CASES,
-    SHAPE,
     edit_config,
     logits,
     random_decoder,
-    reference,
     refused,
-    rewrite,
     small_tokenizer,
     their_logits,
 )
@@ -91,92 +87,6 @@ def test_our_directory_opens_here_to_the_bit_and_is_ready_to_use(tmp_path: Path)
     assert isinstance(again, Decoder) and again.config == model.config
     assert torch.equal(logits(again), logits(model))
     assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("shards", ["5GB", "20KB"], ids=["one file", "shards"])
-def test_what_transformers_saves_opens_here(case: str, shards: str, tmp_path: Path) -> None:
-    theirs = reference(**CASES[case])
-    theirs.save_pretrained(tmp_path, max_shard_size=shards)
-    assert (tmp_path / "model.safetensors.index.json").is_file() == (shards == "20KB")
-    mine = load_model(tmp_path)
-    assert isinstance(mine, Decoder)
-    assert (mine.separator_id, mine.max_length) == (3, 128)
-    assert mine.config == DecoderConfig(**{**SHAPE, **CASES[case], **({"rope_theta": 1e4} if "gpt2" in case else {})})
-    assert_close(logits(mine), their_logits(theirs))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", ["qwen3", "gpt2"])
-def test_half_precision_weights_open_here_in_float32_exactly(case: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    reference(**CASES[case]).to(dtype).save_pretrained(tmp_path)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    assert_close(logits(load_model(tmp_path)), their_logits(theirs))
-
-
-@pytest.mark.parametrize("case", ["qwen3-tied", "gpt2"])
-def test_a_head_stored_beside_the_embeddings_it_is_tied_to_is_no_surprise(case: str, tmp_path: Path) -> None:
-    model = random_decoder(**CASES[case])
-    save_model(model, tmp_path, None)
-    table = "transformer.wte.weight" if case == "gpt2" else "model.embed_tokens.weight"
-    rewrite(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors[table]}))
-    assert torch.equal(logits(load_model(tmp_path)), logits(model))
-
-
-def test_a_gpt2_as_it_was_published(tmp_path: Path) -> None:
-    """No prefix, no head, the causal masks stored beside the weights, and nothing in config.json that has a default."""
-    model = random_decoder(**{**CASES["gpt2"], "intermediate_size": 256})
-
-    def publish(tensors: dict[str, torch.Tensor]) -> None:
-        for name in list(tensors):
-            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
-        for layer in range(2):
-            tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 128, 128).tril().bool()
-            tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
-
-    save_model(model, tmp_path, None)
-    rewrite(tmp_path, publish)
-    edit_config(tmp_path, ("n_inner", "resid_pdrop", "embd_pdrop", "attn_pdrop", "tie_word_embeddings", "dtype", "torch_dtype",
-                           "scale_attn_weights"), n_ctx=128, task_specific_params={"text-generation": {"do_sample": True}})
-    again = load_model(tmp_path)
-    assert torch.equal(logits(again), logits(model))
-    assert again.config.dropout == 0.1 and again.max_length == 128
-    assert read_record(tmp_path).parameters == model.config.count_parameters()  # buffers are no parameters
-    assert_close(logits(again), their_logits(AutoModelForCausalLM.from_pretrained(tmp_path)))
-
-
-def test_older_ways_to_write_the_rotation_are_read(tmp_path: Path) -> None:
-    model = random_decoder()
-    save_model(model, tmp_path, None)
-    edit_config(tmp_path, ("rope_parameters", "dtype"), rope_scaling=None, eos_token_id=[3, 5], torch_dtype="float32")
-    again = load_model(tmp_path)
-    assert again.separator_id == 3 and again.config.rope_theta == 5000.0
-    assert torch.equal(logits(again), logits(model))
-
-
-def test_an_older_llama(tmp_path: Path) -> None:
-    """No heads' width, no key-value heads, no prefix, frequencies stored, and the scaling in its old words."""
-    model = random_decoder(**{**CASES["linear-positions"], "num_key_value_heads": 4, "head_dim": 16, "rope_theta": 1e4})
-    save_model(model, tmp_path, None)
-    edit_config(tmp_path, ("head_dim", "rope_parameters", "rope_theta", "attention_bias", "mlp_bias"), num_key_value_heads=None,
-                rope_scaling={"type": "linear", "factor": 2.5}, pretraining_tp=1)
-    expected = their_logits(AutoModelForCausalLM.from_pretrained(tmp_path))
-    rewrite(tmp_path, lambda tensors: [tensors.update({name.removeprefix("model."): tensors.pop(name)}) for name in list(tensors)])
-    rewrite(tmp_path, lambda tensors: tensors.update({f"layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(8) for i in range(2)}))
-    again = load_model(tmp_path)
-    assert torch.equal(logits(again), logits(model))
-    assert_close(logits(again), expected)
-
-
-@pytest.mark.parametrize(("window", "words"), [(None, []), (128, []), (4096, []), (127, ["127", "at least 128"]), ("all", ["'all'"])])
-def test_a_mistral_sees_its_whole_context_or_is_refused(window: Any, words: list[str], tmp_path: Path) -> None:
-    model = random_decoder(**CASES["mistral"])
-    save_model(model, tmp_path, None)
-    edit_config(tmp_path, sliding_window=window)
-    if words:
-        refused(tmp_path, "sliding_window", *words)
-    else:
-        assert torch.equal(logits(load_model(tmp_path)), logits(model))
 
 
 @pytest.mark.parametrize(("changes", "words"), [

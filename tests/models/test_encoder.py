@@ -137,28 +137,13 @@ def test_what_transformers_saves_opens_here_and_what_is_saved_here_opens_there(c
     assert reopened.config == mine.config
 
 
-def respelled(folder: Path, rename: Any, more: dict[str, Tensor] | None = None) -> None:
-    tensors = {rename(name): tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
-    save_file({**tensors, **(more or {})}, folder / "model.safetensors")
-
-
-@pytest.mark.parametrize("case", ["bert", "roberta", "albert"])
-def test_the_spellings_of_real_checkpoints(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("case", "head"), [("bert", "cls.predictions"), ("roberta", "lm_head"), ("albert", "predictions")])
+def test_a_head_stored_twice_must_be_the_table_it_is_tied_to(case: str, head: str, tmp_path: Path) -> None:
     model = theirs(case)
     model.save_pretrained(tmp_path)
     table = model.get_input_embeddings().weight.detach()
-    head = {"bert": "cls.predictions", "roberta": "lm_head", "albert": "predictions"}[case]
-    bias = model.state_dict()[f"{head}.bias"]
-    more = {f"{case}.embeddings.position_ids": torch.arange(40)[None], f"{head}.decoder.weight": table.clone(),
-            f"{head}.decoder.bias": bias.clone()}
-    respelled(tmp_path, lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"), more)
-    compare(load_model(tmp_path), model)  # type: ignore[arg-type]
-    respelled(tmp_path, lambda name: name if name != f"{head}.bias" else "gone.bias")
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors.pop("gone.bias")
-    save_file({name.removeprefix(f"{case}."): tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
-    compare(load_model(tmp_path), model)  # type: ignore[arg-type]
-    respelled(tmp_path, lambda name: name, {f"{head}.decoder.weight": table + 1})
+    save_file({**tensors, f"{head}.decoder.weight": table + 1}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="differs from what it is tied to"):
         load_model(tmp_path)
 

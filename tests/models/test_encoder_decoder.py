@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
-    AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
     MarianConfig,
@@ -28,7 +27,7 @@ from myna.models import source as source_module
 from myna.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from myna.models.encoder_decoder_files import encoder_decoder_places
 from myna.models.encoder_decoder_layers import distance_buckets, query_scale
-from myna.models.pretrained import load_model, save_model
+from myna.models.pretrained import load_model
 from tests.docs_code import load_block
 
 CLOSE: dict[str, float] = {"rtol": 0, "atol": 1e-5}
@@ -169,38 +168,6 @@ def test_after_truncate_and_select_sources_go_with_their_rows(pair: tuple[Any, E
     out = mine.step(more, state)
     texts = [(sources[2], [*third[:16], *more[0]]), (sources[0], more[1]), (sources[2], [*third[:16], *more[2]])]
     np.testing.assert_allclose(out, [their_log_probs(theirs, *text)[-1] for text in texts], rtol=0, atol=3e-5)
-
-
-def test_thirty_two_greedy_tokens_are_those_of_transformers(pair: tuple[Any, EncoderDecoder]) -> None:
-    theirs, mine = pair
-    sources = rows([14, 6], seed=5)
-    ids, mask = padded(sources)
-    with torch.no_grad():
-        expected = theirs.generate(ids, attention_mask=mask, max_new_tokens=32, min_new_tokens=32, num_beams=1, do_sample=False,
-                                   no_repeat_ngram_size=1)[:, 1:].tolist()  # a random model would say one token for ever
-    state, ids, got = mine.start(2, sources), [[mine.separator_id]] * 2, [[], []]
-    for _ in range(32):
-        scores = mine.step(ids, state)
-        for row, said in zip(scores, got, strict=True):
-            row[[EOS, PAD, *said]] = -np.inf
-        ids = [[int(token)] for token in scores.argmax(-1)]
-        got = [[*row, *new] for row, new in zip(got, ids, strict=True)]
-    assert got == expected
-
-
-def test_saved_here_it_opens_in_transformers(pair: tuple[Any, EncoderDecoder], tmp_path: Path) -> None:
-    theirs, mine = pair
-    save_model(mine, tmp_path, PAD)
-    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype="auto").eval()
-    assert type(again) is type(theirs) and again.dtype == torch.float32
-    source, target = rows([11, 13], seed=6)
-    np.testing.assert_allclose(their_log_probs(again, source, target), their_log_probs(theirs, source, target), **CLOSE)
-    assert again.generation_config.decoder_start_token_id == PAD and again.generation_config.eos_token_id == EOS
-    assert again.generate(torch.tensor([source]), max_new_tokens=5).shape[1] > 1
-    reread = load_model(tmp_path)
-    assert isinstance(reread, EncoderDecoder) and reread.config == mine.config
-    for name, parameter in mine.named_parameters():
-        assert torch.equal(reread.get_parameter(name), parameter), name
 
 
 # ---- against the readable version, and itself ----
@@ -373,25 +340,6 @@ def rewrite(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     edit(tensors)
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_hub_style_t5_is_untied_if_and_only_if_its_head_is_stored(tied: bool, tmp_path: Path) -> None:
-    theirs = reference("T5 v1.0" if tied else "T5 v1.1")
-    theirs.save_pretrained(tmp_path)
-    written = json.loads((tmp_path / "config.json").read_text())
-    for name in ("scale_decoder_outputs", "dense_act_fn", "is_gated_act", "num_decoder_layers"):  # which old files do not have
-        written.pop(name)
-    write_json(tmp_path / "config.json", {**written, "tie_word_embeddings": tied, "num_layers": 3, "num_decoder_layers": 2})
-    rewrite(tmp_path, lambda t: t.update({f"{side}.embed_tokens.weight": t["shared.weight"] for side in ("encoder", "decoder")}))
-    unread = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-    rewrite(tmp_path, lambda t: t.update({unread: torch.ones(8, 4)}))
-    mine = load_model(tmp_path)
-    assert (mine.lm_head is None) == tied and mine.config.scale_decoder_outputs == tied
-    assert mine.config.hidden_act == ("relu" if tied else "gelu_new")
-    source, target = rows([9, 7])
-    got = mine.step([target], mine.start(1, [source]), last=False)[0]
-    np.testing.assert_allclose(got, their_log_probs(theirs, source, target), rtol=0, atol=3e-5)
 
 
 @pytest.mark.parametrize("folder", ["Marian"], indirect=True)
