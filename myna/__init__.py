@@ -8,11 +8,11 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "load"]
+__all__ = ["__version__", "build", "load", "tune"]
 
 
 def __getattr__(name: str) -> Any:  # so that `import myna` and `myna --help` load neither torch nor numpy
-    if name in ("build", "load"):
+    if name in ("build", "load", "tune"):
         from myna import api
 
         return getattr(api, name)

@@ -29,11 +29,12 @@ from myna.models.pooling import read_pooling
 from myna.models.precision import Precision
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
-from myna.recipe import BuildOptions, Recipe
+from myna.recipe import BuildOptions, Recipe, TuneRecipe
 from myna.tasks.embed import Vectors, embed_texts
 from myna.tasks.options import TranscribeOptions
 from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
+from myna.train.options import TuneOptions
 
 if TYPE_CHECKING:
     from myna.tasks.transcribe import Transcript
@@ -86,6 +87,21 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
     wanted = {"minutes": minutes, "steps": steps, "seed": seed, "threads": threads, "family": family}
     recipe = Recipe.from_flat(options or {}, make(BuildOptions, wanted))
     return build_directory(_paths(inputs), Path(out), recipe, resume, _paths(valid), _paths(test))
+
+
+def tune(base: str | Path, data: Paths, minutes: float = 10.0, out: str | Path = "my-model", *, resume: bool = False,
+         options: Mapping[str, Any] | None = None, **tuning: Any) -> Report:
+    """Teach a trained model from rows of conversations, answers or text; returns its scores beside its base's.
+
+    tuning: what `TuneOptions` has beside the minutes, as steps, method, rank, learning_rate. options: those of the stages, as
+    {"rows.prompt": "ask", "train.validations": 3}. Raises UserError and Interrupted as `build`.
+
+        myna.tune("smollm2", "my-rows.jsonl", minutes=10, out="my-model", rank=8).improvements["bits_per_byte"].value
+    """
+    from myna.tune import tune as tune_directory
+
+    recipe = TuneRecipe.from_flat(options or {}, make(TuneOptions, {"minutes": minutes, **tuning}))
+    return tune_directory(base, _paths(data), Path(out), recipe, resume)
 
 
 def load(name: str | Path, member: str | None = None, precision: Precision = "float32") -> Model:

@@ -321,18 +321,22 @@ class _Road:
                 return report_language(*measured, options=self.recipe.evaluate)
 
     def _lineage(self) -> dict[str, Any]:
-        import numpy
-        import tokenizers
-
-        versions = {"myna": __version__, "python": platform.python_version(), "numpy": numpy.__version__,
-                    "tokenizers": tokenizers.__version__}
-        if "torch" in sys.modules:
-            versions["torch"] = str(sys.modules["torch"].__version__)
         kept = ("path", "sha256", "bytes", "kept", "status")
         return {"inputs": [{key: file.get(key) for key in kept} for file in self.corpus.files], "request": self.request,
                 "corpus_manifest": sha256(self.out / "corpus" / MANIFEST), "tokens_manifest": sha256(self.out / "tokens" / MANIFEST),
                 "seed": self.recipe.build.seed, "threads": self.recipe.build.threads or machine.usable_cores(), "argv": sys.argv,
-                "versions": versions}
+                "versions": list_versions()}
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of what computes here, for the lineage."""
+    import numpy
+    import tokenizers
+
+    versions = {"myna": __version__, "python": platform.python_version(), "numpy": numpy.__version__, "tokenizers": tokenizers.__version__}
+    if "torch" in sys.modules:
+        versions["torch"] = str(sys.modules["torch"].__version__)
+    return versions
 
 
 def open_batches(recipe: Recipe, shard: Shard, tokenizer: Tokenizer) -> Callable[[Config, int, int], Callable[[int], Batch]]:

@@ -74,6 +74,12 @@ class Example:
         return hashlib.blake2b(value.encode("utf-8"), digest_size=16).digest()
 
     @property
+    def question(self) -> tuple[Message, ...]:
+        """The messages before the first answer."""
+        answered = next((place for place, message in enumerate(self.messages) if message["role"] == "assistant"), len(self.messages))
+        return self.messages[:answered]
+
+    @property
     def bytes(self) -> int:
         """UTF-8 bytes of all contents."""
         return len(self.text.encode()) + sum(len(message["content"].encode()) for message in self.messages)

@@ -13,15 +13,21 @@ N conversations
 
 from __future__ import annotations
 
+import pydoc_data.topics
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from myna.data.conversations import Example
 from myna.data.labels import Labelled
 from myna.data.packing import lay_rows
+from myna.data.rows import read_rows
+from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
 from myna.metrics.language import perplexity
 from myna.metrics.paired import Measure, measured_report, ratio
@@ -31,6 +37,8 @@ from myna.tokenizer.tokenizer import Tokenizer
 Array = npt.NDArray[Any]
 
 BASELINE = "the base, untuned"
+_PASSAGE, _SHORTEST = 2_000, 500  # characters of a passage of the unrelated text, and of the shortest taken
+_CHARACTERS = 4  # of a token, about, by which passages are counted out
 
 
 class Answer(NamedTuple):
@@ -38,6 +46,47 @@ class Answer(NamedTuple):
 
     ids: list[int]
     stopped: bool
+
+
+@dataclass
+class Measured:
+    """What was measured of a model: rows of `score_pieces` by name ("answers", "unrelated"), and its answers to the prompts."""
+
+    scores: dict[str, Array]
+    answers: list[Answer]
+    seconds: float
+
+    @property
+    def stopped(self) -> int:
+        """How many answers ended by themselves."""
+        return sum(answer.stopped for answer in self.answers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"scores": {name: rows.tolist() for name, rows in self.scores.items()}, "answers": self.answers, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Measured:
+        """Read back what `to_json` gave."""
+        scores = {name: np.array(rows) for name, rows in value["scores"].items()}
+        return cls(scores, [Answer(*answer) for answer in value["answers"]], value["seconds"])
+
+
+def take_passages(path: Path | None, tokens: int) -> list[Example]:
+    """Take passages of about `tokens` in all, evenly spread over a text file, or over Python's own help topics when there is none.
+
+    Raises UserError when the file gives fewer than two.
+    """
+    if path is None:
+        texts = [topic[:_PASSAGE] for _, topic in sorted(pydoc_data.topics.topics.items())]
+    else:
+        text = "".join(str(row.value.get("text", "")) for row in read_rows(path))
+        texts = [text[at:at + _PASSAGE] for at in range(0, len(text), _PASSAGE)]
+    texts = [text for text in texts if len(text) >= _SHORTEST]
+    if len(texts) < 2:
+        raise UserError(f"{path} gives {len(texts)} passages of {_PASSAGE:,} characters", "at least 2", "give a longer --unrelated text")
+    count = min(len(texts), max(2, tokens * _CHARACTERS // _PASSAGE))
+    return [Example(text=texts[place], ends=False) for place in np.linspace(0, len(texts) - 1, count).astype(int)]
 
 
 def score_pieces(model: Any, pieces: Sequence[Labelled], tokenizer: Tokenizer) -> Array:

@@ -90,17 +90,18 @@ def _verdict(record: Record) -> dict[str, str]:
     gain = report.improvements.get("bits_per_byte")
     if gain is None:
         return {"tone": "alone", "head": f"{value:.3f} bits per byte", "under": f"Measured on {text}; no baseline stands beside it."}
+    beaten = report.baseline if record.myna.get("tuned") else "its n-gram baseline"
     interval = f"95 % interval {_signed(gain.low)} to {_signed(gain.high)} %"
     beside = f"{value:.3f} beside {report.baseline_metrics['bits_per_byte'].value:.3f} bits per byte, on {text}"
     if gain.low > 0:
         interval = f"95 % interval {gain.low:.1f} to {gain.high:.1f} %"
-        return {"tone": "better", "head": f"{gain.value:.1f} % fewer bits per byte than its n-gram baseline",
+        return {"tone": "better", "head": f"{gain.value:.1f} % fewer bits per byte than {beaten}",
                 "under": f"{beside} ({interval})."}
     if gain.high < 0:
         interval = f"95 % interval {-gain.high:.1f} to {-gain.low:.1f} %"
-        return {"tone": "worse", "head": f"{-gain.value:.1f} % more bits per byte than its n-gram baseline",
+        return {"tone": "worse", "head": f"{-gain.value:.1f} % more bits per byte than {beaten}",
                 "under": f"{beside} ({interval})."}
-    return {"tone": "even", "head": "Not distinguishable from its n-gram baseline",
+    return {"tone": "even", "head": f"Not distinguishable from {beaten}",
             "under": f"{beside} (difference {_signed(gain.value)} %, {interval})."}
 
 

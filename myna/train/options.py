@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from myna.errors import UserError
+
 
 @dataclass(frozen=True)
 class PlanOptions:
@@ -72,3 +74,57 @@ class TrainOptions:
     "Points of the validation curve, each with a sample."
     checkpoint_seconds: float = 60.0
     "Time between checkpoints."
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """What the user decides of a tuning."""
+
+    minutes: float = 10.0
+    "Time for everything, from reading the rows to writing the report."
+    steps: int | None = None
+    "Train exactly this many steps instead of by time."
+    method: Literal["lora", "full", "head"] = "lora"
+    "lora: small matrices beside those of the model (the adapter is what is saved); full: every weight; head: the last norm and lm_head."
+    rank: int = 16
+    "LoRA: rank of the change of each matrix."
+    alpha: float | None = None
+    "LoRA: the change is multiplied by alpha / rank; none is twice the rank."
+    targets: tuple[str, ...] = ("all-linear",)
+    "LoRA: ends of the names of the matrices changed, as q_proj,v_proj; all-linear is every matrix of the layers."
+    learning_rate: float | None = None
+    "Peak rate of AdamW; none is 2e-4 for lora, 2e-5 for full and 1e-4 for head: usual values, not swept."
+    context: int | None = None
+    "Tokens of a row; none is 128, 256 or 512, so that nine of ten examples fit."
+    batch_tokens: int | None = None
+    "Tokens of an optimizer step; none is chosen by how many there will be."
+    micro_tokens: int = 1024
+    "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
+    max_epochs: float = 3.0
+    "Passes over the rows at most: a usual number, not measured; time beyond that is given back."
+    precision: Literal["bfloat16", "float32"] | None = None
+    "Type of the products; weights are always kept in float32. none takes bfloat16 where this machine multiplies it faster."
+    merge: bool = False
+    "LoRA: write the merged whole model too, in DIR/merged."
+    unrelated: Path | None = None
+    "A text on which it is measured what the tuning cost elsewhere; none is Python's own help texts."
+    seed: int = 0
+    "Seed of the adapter's first weights and of the order of the rows."
+    threads: int | None = None
+    "Processor threads to train with; none takes all this process may use."
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("minutes", 0 < self.minutes < float("inf"), "a number above 0"),
+            ("seed", 0 <= self.seed < 1 << 63, "a whole number, 0 or more"),
+            ("rank", self.rank >= 1, "a whole number, at least 1"),
+            ("max_epochs", self.max_epochs > 0, "a number above 0"),
+            ("micro_tokens", self.micro_tokens >= 1, "a whole number, at least 1"),
+            ("alpha", self.alpha is None or self.alpha > 0, "a number above 0"),
+            ("learning_rate", self.learning_rate is None or 1e-8 <= self.learning_rate <= 1e3, "a number from 1e-8 to 1e3"),
+            ("context", self.context is None or self.context >= 8, "a whole number, at least 8"),
+            *((name, getattr(self, name) is None or getattr(self, name) >= 1, "a whole number, at least 1")
+              for name in ("steps", "threads", "batch_tokens")),
+        ):
+            if not good:
+                raise UserError(f"{name} is {getattr(self, name)!r}", expected)
