@@ -139,15 +139,14 @@ def read_rules(folder: Path, vocab_size: int) -> Rules:
 
 
 def _answers(folder: Path) -> bool:
-    """Tell what an encoder-decoder's prompt is: a source, unless the model was trained here to continue texts.
+    """Tell what an encoder-decoder's prompt is: a source, unless the model was built here, from running text, to continue it.
 
-    What Myna trains says so in myna.json, as "prompt": "source"; without that word it continues, as `myna build` makes them. A directory
-    without myna.json was made by somebody else, for pairs.
+    myna.json tells a build from what was imported: only the former has a lineage. "prompt": "source" in it is for one trained on pairs.
     """
     if not (folder / "myna.json").is_file():
         return True
     written = read_json(folder / "myna.json")
-    return isinstance(written, dict) and written.get("prompt") == "source"
+    return isinstance(written, dict) and written.get("prompt", "source" if "lineage" not in written else "") == "source"
 
 
 def _ids(path: Path, config: Mapping[str, Any], name: str, vocab_size: int) -> list[int]:

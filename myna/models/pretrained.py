@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from myna.console import say
 from myna.errors import UserError, nearest, shown
 from myna.files import read_json, write_atomic, write_json
 from myna.models.adapter import is_adapter, load_adapted
@@ -23,6 +24,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from torch import nn
 
+_MOST_CONFIG = 4 << 20  # bytes; the longest published config.json, with a name for each of 21,000 labels, has 2 MB
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
 
 
@@ -44,6 +46,7 @@ def load_model(folder: Path, precision: str = "float32") -> Any:
 def _open(folder: Path) -> Any:
     """Open a directory in float32 by its model_type."""
     config = read_config(folder)
+    _check_code(folder, config)
     _check_golden(folder)
     match config.get("model_type"):
         case "qwen3" | "qwen2" | "llama" | "mistral" | "gpt2":
@@ -129,10 +132,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     if pickles and not any(folder.glob("*.safetensors*")):
         raise UserError(f"{folder} holds its weights in {pickles[0]}, a pickle, which can run code, so it is never opened",
                         "model.safetensors", "convert it where you trust it: model.save_pretrained(..., safe_serialization=True)")
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", _MOST_CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'} is not an object", "a Hugging Face config.json", "restore the file")
     return config
+
+
+def _check_code(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a model that only its own code could open; where Myna's own does, say that theirs is left alone."""
+    if "auto_map" not in config:
+        return
+    if family_of(str(config.get("model_type"))) is None:
+        raise UserError(f"{folder / 'config.json'} has model_type {shown(config.get('model_type'))} and asks by auto_map to run code of "
+                        "the directory, which Myna never does", "a model_type that Myna knows", "convert it where you trust it")
+    say(f"{folder}: auto_map in config.json names code of the directory, which is not run")
 
 
 def _check_golden(folder: Path) -> None:

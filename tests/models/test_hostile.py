@@ -1,12 +1,18 @@
-"""Model directories that are hostile or broken: everything is refused in one line."""
+"""Model directories that are hostile or broken: everything is refused in one line, or gives the logits that it should.
+
+The cases of `hostile_cases.py` run in children of one warm process (`warden.py`), with limits of memory and time and an audit hook.
+"""
 
 from __future__ import annotations
 
 import json
 import pickle
+import random
 import shutil
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +20,12 @@ import pytest
 import torch
 
 from myna.files import write_json
+from myna.generate.rules import read_rules
 from myna.models import decoder as decoder_module
 from myna.models.pretrained import load_model, save_model
 from myna.tokenizer.tokenizer import Tokenizer
 from tests.models.decoders import LLAMA3, edit_config, random_decoder, refused, rewrite, small_tokenizer
+from tests.models.hostile_cases import Case, mutations, paths, traps
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +227,122 @@ def test_an_index_that_leads_nowhere(folder: Path, index: Any) -> None:
     load_model(folder)  # beside a whole file it is not read, in transformers neither
     (folder / "model.safetensors").unlink()
     refused(folder)
+
+
+# ---- in children with limits ----
+
+PROMPT = "The bird"
+Ask = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A directory that Myna did not write: no golden ids, a template."""
+    folder = tmp_path_factory.mktemp("foreign") / "model"
+    save_model(random_decoder(model_type="llama", vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.separator_id), folder, None)
+    tokenizer.save(folder, 128)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
+    write_json(folder / "special_tokens_map.json", {"eos_token": "<|endoftext|>"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(foreign: Path) -> Iterator[Ask]:
+    """Have a directory opened by a child."""
+    with subprocess.Popen([sys.executable, "-m", "tests.models.warden"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          env={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+                          cwd=Path(__file__).parents[2]) as warden:
+        assert warden.stdin is not None and warden.stdout is not None
+
+        def open_in_a_child(folder: Path) -> dict[str, Any]:
+            size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+            warden.stdin.write(json.dumps({"folder": str(folder), "prompt": PROMPT, "bytes": size}) + "\n")
+            warden.stdin.flush()
+            answer: dict[str, Any] = json.loads(warden.stdout.readline())
+            return answer
+
+        yield open_in_a_child
+        warden.stdin.close()
+
+
+def generated(answer: dict[str, Any]) -> tuple[list[int], list[float]]:
+    (one,) = json.loads(answer["printed"].splitlines()[0])["generations"]
+    return one["tokens"], one["log_probs"]
+
+
+def check(name: str, case: Case, foreign: Path, place: Path, ask: Ask) -> str:
+    """Spoil a copy, have it opened, and return what is wrong with the outcome; nothing is."""
+    folder = Path(shutil.copytree(foreign, place / "model"))
+    expected = case(folder)
+    answer = ask(folder)
+    said = answer["said"].replace(str(folder), "DIR")
+    shutil.rmtree(place)
+    lines = [line for line in said.splitlines() if line.startswith("myna:")]
+    if answer["code"] not in (0, 2) or "Traceback" in said or answer["seen"] or "out of memory" in said:
+        return f"{name}: {answer['code']} after {answer['seconds']:.1f} s, {answer['seen']}, {said[-300:]}"
+    if answer["code"] == 2 and (expected == "same" or not lines or len(lines[-1]) > 300 or not lines[-1].isprintable()):
+        return f"{name}: {expected} was expected; refused in {len(lines[-1]) if lines else 0} characters: {said[-400:]}"
+    if answer["code"] == 0 and expected == "refused":
+        return f"{name}: not refused"
+    if answer["code"] == 0 and expected == "same":
+        tokens, scores = generated(ask(foreign))
+        found, log_probs = generated(answer)
+        if found != tokens or max(abs(a - b) for a, b in zip(scores, log_probs, strict=True)) > 1e-4:
+            return f"{name}: other logits"
+    return ""
+
+
+def check_all(cases: list[tuple[str, Case]], foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    sound = ask(foreign)
+    assert sound["code"] == 0 and not sound["seen"], sound
+    wrong = [found for number, (name, case) in enumerate(cases)
+             if (found := check(name, case, foreign, tmp_path / str(number), ask))]
+    assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong)
+
+
+def test_forty_of_all_hostile_directories(foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    canary = tmp_path / "canary"
+    cases = [*mutations(), *traps(canary), *paths()]
+    check_all(random.Random(1).sample(cases, 40), foreign, tmp_path, ask)
+    assert not canary.exists()
+
+
+@pytest.mark.slow
+def test_two_hundred_mutations(foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    cases = list(mutations())
+    assert len(cases) >= 200 and len(dict(cases)) == len(cases)
+    check_all(cases, foreign, tmp_path, ask)
+
+
+@pytest.mark.slow
+def test_sixty_traps_never_spring(foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    canary = tmp_path / "canary"
+    cases = list(traps(canary))
+    assert len(cases) >= 59
+    check_all(cases, foreign, tmp_path, ask)
+    assert not canary.exists()
+
+
+@pytest.mark.slow
+def test_links_pipes_and_devices(foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    check_all(list(paths()), foreign, tmp_path, ask)
+
+
+def test_code_of_a_directory_is_refused_or_said_to_be_left_alone(foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    folder = Path(shutil.copytree(foreign, tmp_path / "model"))
+    edit_config(folder, auto_map={"AutoModel": "modeling.Model"})
+    answer = ask(folder)
+    assert answer["code"] == 0 and "auto_map in config.json names code of the directory, which is not run" in answer["said"]
+    edit_config(folder, model_type="fancy")
+    answer = ask(folder)
+    assert answer["code"] == 2 and "asks by auto_map to run code of the directory, which Myna never does" in answer["said"]
+
+
+def test_what_generation_config_asks_for_and_is_not_done_is_said(foreign: Path, tmp_path: Path, ask: Ask) -> None:
+    folder = Path(shutil.copytree(foreign, tmp_path / "model"))
+    written = json.loads((folder / "generation_config.json").read_text())
+    write_json(folder / "generation_config.json", {**written, "do_sample": True, "temperature": 0.6, "top_p": 0.9, "typical_p": 0.5})
+    said = ask(folder)["said"]
+    assert "suggests temperature" not in said and "asks for typical_p 0.5, which Myna does not do" in said  # --greedy was given
+    rules = read_rules(folder, 512)
+    assert rules.suggested == {"temperature": 0.6, "top_p": 0.9} and rules.unread == {"typical_p": 0.5}
