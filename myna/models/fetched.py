@@ -35,7 +35,7 @@ def resolve_model(name: str | Path) -> Path:
     if not (fetched / MANIFEST).is_file():
         raise UserError(f"{name} has not been fetched", "a directory, or the name of a fetched model",
                         f"myna fetch {name} ({CATALOG[str(name)].size / 1e6:.0f} MB)")
-    return fetched / "model"
+    return fetched / str(name)
 
 
 def _convert(form: Form, files: Path, out: Path) -> None:
