@@ -275,7 +275,7 @@ def save_adapter(model: nn.Module, folder: Path, base: Path) -> None:
     alpha = next(iter(changed.values())) * rank
     kinds = {name.rsplit(".", 1)[-1] for name in changed}
     alike = all(name in changed for name in everything if name.rsplit(".", 1)[-1] in kinds)  # else GPT-2's c_proj would be two
-    name_of_base = next((name for name in MODELS if (default_folder(name) / "model").resolve() == base.resolve()), "")
+    name_of_base = next((name for name in MODELS if default_folder(name).resolve() in base.resolve().parents), "")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS, save(tensors, {"format": "pt", _HASH: hash_weights(base), _NAME: name_of_base}))
     write_json(folder / CONFIG, {

@@ -240,7 +240,7 @@ def open_vectors(folder: Path) -> Vectors:
     if isinstance(config, dict) and config.get("model_type") in ("ngram", "unbounded", "hmm"):
         raise UserError(f"{folder} holds a model of type {config['model_type']}, which has no vectors", "word vectors or a neural model")
     stored = open_weights(folder, lambda name: not name.endswith(_TABLES))
-    names = sorted(name for name in stored if name.endswith(_TABLES) and len(stored[name].shape) == 2)
+    names = [name for end in _TABLES for name in sorted(stored) if name.endswith(end) and len(stored[name].shape) == 2]  # likeliest first
     if not names:
         raise UserError(f"{folder / 'model.safetensors'} has no table of its tokens", "a tensor that ends in " + ", ".join(_TABLES))
     tokenizer = Tokenizer.open(folder)

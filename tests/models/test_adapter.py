@@ -17,6 +17,7 @@ from myna.errors import UserError
 from myna.fetch import default_folder
 from myna.models.adapter import hash_weights, is_adapter, read_adapter
 from myna.models.decoder import Decoder
+from myna.models.fetched import resolve_model
 from myna.models.pretrained import load_directory, load_model, save_model
 from myna.train.lora import add_lora, load_adapter, merge_lora, save_adapter
 from tests.models.decoders import CASES, logits, random_decoder, reference, their_logits
@@ -149,11 +150,11 @@ def test_a_fetched_base_is_found_by_its_name_or_says_how_to_get_it(pair: tuple[P
     home = default_folder("smollm2")
     assert home.is_relative_to(tmp_path)
     home.mkdir(parents=True)
-    base.rename(home / "model")
     (home / "manifest.json").write_text("{}")
+    fetched = base.rename(resolve_model("smollm2"))
     expected = logits(model)
     assert (logits(load_directory(folder)) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    save_adapter(model, tmp_path / "second", home / "model")
+    save_adapter(model, tmp_path / "second", fetched)
     assert read_adapter(tmp_path / "second").base_name == "smollm2"
     edit(tmp_path / "second", base_model_name_or_path="/was/elsewhere")
     assert (logits(load_directory(tmp_path / "second")) - expected).abs().max() <= 1e-5 * expected.abs().max()
