@@ -137,6 +137,10 @@ def refusal(where: str, got: str) -> UserError:
     return UserError(f"{where} has {got}", f"a tokenizer.json of {_EXPECTED}", "use another model or restore the file")
 
 
+def _is_one_of(name: Any, known: Collection[str]) -> bool:
+    return isinstance(name, str) and name in known
+
+
 def _touches(parts: tuple[str, str], names: Collection[str]) -> bool:
     return "".join(parts) in names or parts[0] in names or parts[1] in names
 
@@ -223,13 +227,13 @@ def _check_merges(model: dict[str, Any], byte_level: bool, where: str) -> None:
     if byte_level and model.get("byte_fallback"):
         raise refusal(where, "a BPE model of bytes with byte_fallback")
     unknown = model.get("unk_token")
-    if not byte_level and unknown is not None and unknown not in vocab:
+    if not byte_level and unknown is not None and not _is_one_of(unknown, vocab):
         raise refusal(where, f"the unknown token {unknown!r:.30}, which is not in its vocabulary")
 
 
 def _check_word_piece(model: dict[str, Any], where: str) -> None:
     vocab, longest = _check_ids(model, where), model.get("max_input_chars_per_word", 100)
-    if model.get("unk_token", "[UNK]") not in vocab:
+    if not _is_one_of(model.get("unk_token", "[UNK]"), vocab):
         raise refusal(where, f"the unknown token {model.get('unk_token')!r:.30}, which is not in its vocabulary")
     if type(longest) is not int or not 0 < longest <= _MAX_WORD:
         raise refusal(where, f"words of {longest!s:.30} characters, more than {_MAX_WORD:,}")
@@ -274,7 +278,7 @@ def _check_replace(entry: dict[str, Any], where: str) -> float:
         text = pattern.get("String")
         if isinstance(text, str) and text and len(pattern) == 1:
             return max(1.0, len(content) / len(text))
-        if len(pattern) == 1 and pattern.get("Regex") in SPACES and len(content) <= 2:
+        if len(pattern) == 1 and _is_one_of(pattern.get("Regex"), SPACES) and len(content) <= 2:
             return 1.0
     raise refusal(where, f"a replacement that Myna does not run ({str(entry)[:80]})")
 
@@ -329,7 +333,7 @@ def _template_ids(entry: dict[str, Any], where: str) -> list[Any]:
     for part in [part for template in templates for part in template]:
         named = part.get("SpecialToken") if isinstance(part, dict) else None
         sequence = part.get("Sequence") if isinstance(part, dict) else None
-        if not isinstance(sequence, dict) and not (isinstance(named, dict) and named.get("id") in known):
+        if not isinstance(sequence, dict) and not (isinstance(named, dict) and _is_one_of(named.get("id"), known)):
             raise refusal(where, f"a template that names {str(part)[:60]}, which is not among its special tokens")
     ids: list[Any] = []
     for value in known.values():

@@ -4,8 +4,8 @@ Two uses. A GGUF file carries only the name (`tokenizer.ggml.pre`), so the name 
 recoverable. And a pattern from somebody else's file is a regular expression that could run for ever: Myna runs only
 the ones listed here, never the one in the file.
 
-Sources: the `tokenizer.json` that the authors of GPT-2, Qwen2, Llama 3 and SmolLM publish; the names are those of
-`llama-vocab.cpp` in llama.cpp.
+Sources: the `tokenizer.json` that the authors of GPT-2, Qwen2, Llama 3 and SmolLM publish, and tiktoken's `openai_public.py`; the
+names are those of `llama-vocab.cpp` in llama.cpp, which has none for cl100k.
 
     name_of({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True})   # 'gpt-2'
     entry_of("gpt-2")                                                              # and back
@@ -21,10 +21,15 @@ QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{
          r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 _LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")  # the same but for digits, which Llama 3 takes three at a time
 
+# tiktoken's cl100k_base without its possessive marks, which change no cut; white space that ends a text is one word
+_CL100K = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+           r"|\s+\z|\s*[\r\n]|\s+(?!\S)|\s")
+
 _BYTES_ONLY = ("ByteLevel", False, False)  # (type, add_prefix_space, use_regex)
 _KNOWN: dict[tuple[Any, ...], str] = {
     (("Split", QWEN2, "Isolated", False), _BYTES_ONLY): "qwen2",
     (("Split", _LLAMA3, "Isolated", False), _BYTES_ONLY): "llama-bpe",
+    (("Split", _CL100K, "Isolated", False), _BYTES_ONLY): "cl100k",
     (("ByteLevel", False, True),): "gpt-2",
     (("Digits", True), ("ByteLevel", False, True)): "smollm",
 }

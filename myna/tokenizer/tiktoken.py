@@ -29,7 +29,7 @@ _LLAMA = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>"
 # what a file's name says: the pattern that cuts words, and the special tokens with the ids that follow the ranks
 _FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "gpt2": ("gpt-2", (_END,)), "r50k_base": ("gpt-2", (_END,)), "multilingual": ("gpt-2", (_END,)),
-    "cl100k_base": ("llama-bpe", ("", _END, "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")),
+    "cl100k_base": ("cl100k", ("", _END, "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")),
     "llama3": ("llama-bpe", _LLAMA),
     "qwen": ("qwen2", (_END, *_TURNS, *(f"<|extra_{i}|>" for i in range(205)))),
 }
