@@ -1,14 +1,13 @@
-"""Export a model directory for llama.cpp: weights and sizes under GGUF's names, the tokenizer with its known pattern.
+"""Export a model directory for llama.cpp: weights and sizes under GGUF's names, tokenizer and chat template.
 
-llama.cpp cuts words by a pattern that it knows by name (`tokenizer.ggml.pre`); a tokenizer with another one cannot be
-exported. Names: `gguf_names.py`, shared with the import.
+Names are those of `gguf_names.py`, shared with the import; the tokenizer is `gguf_tokenizer.py`'s.
 
     export_gguf(Path("my-model"), Path("my-model.gguf"), Tokenizer.open(Path("my-model")), dtype="q8_0")
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from myna.formats.weights import StoredTensor, open_weights
 from myna.models.decoder import DecoderConfig
 from myna.models.decoder_files import read_decoder_config
 from myna.models.gguf_names import ARCHITECTURES, PLAIN, ROPE_FACTORS, Weight, list_weights, rope_factors, write_sizes
+from myna.models.gguf_tokenizer import describe_tokenizer
 from myna.tokenizer.tokenizer import Tokenizer
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7}  # llama_ftype of llama.h
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama_token_type
 _TABLES = ("token_embd.weight", "output.weight")  # kept in 8 bits where matrices have 4: each of their errors reaches every logit
 _UNROUNDED = ("position_embd.weight",)  # which ggml adds, and never multiplies
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # causal masks and frequencies, which older files hold
@@ -44,8 +43,7 @@ def export_gguf(folder: Path, out: Path, tokenizer: Tokenizer, dtype: str = "f16
         raise UserError(f"dtype is {dtype!r}", "one of " + ", ".join(FILE_TYPES))
     config, described = _read_config(folder), read_json(folder / "config.json")
     tensors, kept = _tensors(folder, config, dtype)
-    text = read_json(folder / "tokenizer.json")
-    pattern = _pattern(text, tokenizer)
+    pattern, words = describe_tokenizer(folder, tokenizer, config.vocab_size, config.eos_token_id, described.get("bos_token_id"))
     metadata: dict[str, Value] = {
         "general.architecture": ARCHITECTURES[config.model_type],
         "general.type": "model",
@@ -54,14 +52,14 @@ def export_gguf(folder: Path, out: Path, tokenizer: Tokenizer, dtype: str = "f16
         "general.file_type": FILE_TYPES[dtype],
         "general.quantization_version": _QUANTIZATION_VERSION,
         **write_sizes(config),
-        **_tokenizer(text, tokenizer, pattern, config, described.get("bos_token_id")),
+        **words,
     }
     template = folder / "chat_template.jinja"
     if template.is_file():
         metadata["tokenizer.chat_template"] = template.read_text(encoding="utf-8")
     write_gguf(out, metadata, tensors)
     notes = []
-    if text.get("normalizer"):
+    if words.get(PLAIN) is False:
         notes.append("llama.cpp does not bring text to NFC as this tokenizer does: text that is not NFC gets other ids there")
     kinds = [tensor.dtype for tensor in tensors]
     return {"file": str(out), "bytes": out.stat().st_size, "dtype": dtype, "architecture": ARCHITECTURES[config.model_type],
@@ -121,49 +119,3 @@ def _kind(weight: Weight, dtype: str) -> str:
     if dtype == "f16" or weight.gguf_shape[-1] % BLOCK:
         return "F16"
     return "Q8_0" if weight.gguf in _TABLES else dtype.upper()
-
-
-def _pattern(described: dict[str, Any], tokenizer: Tokenizer) -> str:
-    """Name llama.cpp's pre-tokenizer that gives this tokenizer's ids."""
-    name = tokenizer.pre_tokenizer_name
-    whole_words = bool(described["model"].get("ignore_merges", False))
-    if name == "llama-bpe" and not whole_words:
-        return "dbrx"  # the same pattern; under "llama-bpe" llama.cpp takes a word that is a token without its merges
-    if whole_words and name != "llama-bpe":
-        raise UserError(f"the tokenizer takes whole words before merges (ignore_merges) with the pattern {name}",
-                        "ignore_merges only with llama-bpe, the one pair that llama.cpp has", "train the tokenizer without it")
-    return name
-
-
-def _tokenizer(described: dict[str, Any], tokenizer: Tokenizer, pattern: str, config: DecoderConfig,
-               bos: Any) -> dict[str, Value]:
-    names, vocab_size = tokenizer.token_names(), config.vocab_size
-    if len(names) > vocab_size:
-        raise UserError(f"the tokenizer has {len(names):,} tokens", f"at most the {vocab_size:,} of config.json", "restore tokenizer.json")
-    # a table padded to a round size has more rows than the tokenizer has tokens
-    names = [*names, *(f"[PAD{number}]" for number in range(len(names), vocab_size))]
-    kinds = _kinds(described.get("added_tokens") or [], tokenizer, vocab_size)
-    metadata: dict[str, Value] = {
-        "tokenizer.ggml.model": "gpt2",  # llama.cpp's word for byte-level BPE
-        "tokenizer.ggml.pre": pattern,
-        "tokenizer.ggml.tokens": names,
-        "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in tokenizer.merges],
-        # without these llama.cpp takes id 11, GPT-2's, for both; no BOS is ever added
-        "tokenizer.ggml.bos_token_id": bos if isinstance(bos, int) and 0 <= bos < vocab_size else tokenizer.separator_id,
-        "tokenizer.ggml.eos_token_id": config.eos_token_id,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.ggml.add_eos_token": False,
-        PLAIN: not described.get("normalizer"),
-    }
-    if tokenizer.pad_id is not None:
-        metadata["tokenizer.ggml.padding_token_id"] = tokenizer.pad_id
-    return metadata
-
-
-def _kinds(added: Sequence[dict[str, Any]], tokenizer: Tokenizer, vocab_size: int) -> list[int]:
-    kinds = [_NORMAL if piece else _UNUSED for piece in tokenizer.token_bytes]
-    kinds += [_UNUSED] * (vocab_size - len(kinds))
-    for token in added:
-        kinds[token["id"]] = _CONTROL if token["id"] in tokenizer.special_ids else _USER_DEFINED
-    return kinds

@@ -80,7 +80,7 @@ def test_the_check_sees_another_model_and_other_ids(tiny, tmp_path, monkeypatch,
     check = json.loads(capsys.readouterr().out)["check"]
     assert check["same_tokens"] < check["tokens"] / 10
     assert check["gap"] > 1
-    monkeypatch.setattr("myna.models.gguf_export._pattern", lambda described, vocabulary: "gpt-2")
+    monkeypatch.setattr("myna.models.gguf_tokenizer._pattern", lambda described, vocabulary: "gpt-2")
     assert main(["export", str(folder), "--out", str(out), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["check"]["same_ids"] < 5
 
