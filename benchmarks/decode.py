@@ -38,6 +38,7 @@ class Runner(NamedTuple):
     read: Callable[[list[int]], object]  # take a prompt
     nats: Callable[[list[int]], float]  # of a window after the separator
     loading: dict[str, float]  # seconds
+    separator_id: int
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -65,7 +66,7 @@ def open_ours(folder: Path, precision: str) -> Runner:
         return ids + rest, seconds
 
     return Runner(decode, lambda prompt: model.step([prompt], model.start()), lambda ids: -float(model.log_probs(ids).sum()),
-                  {"load": loading, "quantize": again, "compile": max(0.0, making - again)})
+                  {"load": loading, "quantize": again, "compile": max(0.0, making - again)}, model.separator_id)
 
 
 def open_llama(gguf: Path, threads: int, separator: int, score: bool) -> Runner:
@@ -105,7 +106,7 @@ def open_llama(gguf: Path, threads: int, separator: int, score: bool) -> Runner:
         logits -= logits.max(-1, keepdims=True)
         return float((np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(ids)), ids]).sum())
 
-    return Runner(decode, read, nats, {"load": loading})
+    return Runner(decode, read, nats, {"load": loading}, separator)
 
 
 def open_transformers(folder: Path, separator: int) -> Runner:
@@ -132,12 +133,13 @@ def open_transformers(folder: Path, separator: int) -> Runner:
         scores = forward([separator, *ids[:-1]]).logits[0].float().log_softmax(-1)
         return -float(scores[torch.arange(len(ids)), torch.tensor(ids)].double().sum())
 
-    return Runner(decode, forward, nats, {"load": loading})
+    return Runner(decode, forward, nats, {"load": loading}, separator)
 
 
-def open_runners(model: Path, gguf: Path | None, threads: int, separator: int, score: bool) -> dict[str, Runner]:
+def open_runners(model: Path, gguf: Path | None, threads: int, score: bool) -> dict[str, Runner]:
     """Load everything that is there."""
     runners = {OURS: open_ours(model, "int8")}
+    separator = runners[OURS].separator_id
     makers: dict[str, Callable[[], Runner]] = {"transformers bfloat16": lambda: open_transformers(model, separator)}
     if gguf is not None:
         makers = {"llama.cpp": lambda: open_llama(gguf, threads, separator, score), **makers}
@@ -210,7 +212,7 @@ def main() -> None:
 
     set_threads(args.threads)
     tokenizer = Tokenizer.open(args.model)
-    runners = open_runners(args.model, args.gguf, args.threads, tokenizer.separator_id, args.text is not None)
+    runners = open_runners(args.model, args.gguf, args.threads, args.text is not None)
     found = race(runners, tokenizer.encode(PROMPT), args.tokens, args.pairs)
     bits = score_all(runners, args.text, args.model, tokenizer.encode) if args.text else {}
     result = {"benchmark": "decode", "model": args.model.name, "tokens": args.tokens, "threads": args.threads, "pairs": args.pairs,

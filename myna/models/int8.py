@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from myna import machine
 from myna.console import say
+from myna.errors import UserError
 from myna.models.decoder import Decoder
 from myna.models.int8_kernels import BLOCK, Gain, Layers, Matrix, Shape, decode, score
 from myna.models.layers import Block, LayerNorm, RMSNorm, rotary_table
@@ -167,10 +168,16 @@ def quantize_decoder(model: Decoder) -> Int8Decoder:
 
 
 def quantize(weight: Tensor) -> tuple[Array, Array]:
-    """Round a matrix (R, C) to int8 by blocks of 64 columns: weights (R, C and zeros up to a multiple of 64) and scales (R, blocks)."""
+    """Round a matrix (R, C) to int8 by blocks of 64 columns: weights (R, C and zeros up to a multiple of 64) and scales (R, blocks).
+
+    Raises UserError on weights that are infinite or no numbers: rounding would hide them.
+    """
     padded = nn.functional.pad(weight.detach().float(), (0, -weight.shape[1] % BLOCK))
     blocks = padded.view(len(weight), -1, BLOCK)
     scales = blocks.abs().amax(-1) / 127
+    if not bool(scales.isfinite().all()):
+        raise UserError("a matrix with weights that are infinite or no numbers", "finite weights, to be rounded to int8",
+                        "open the model in float32 to see what it gives")
     steps = torch.where(scales > 0, scales, 1.0)  # a block of zeros
     return (blocks / steps[..., None]).round_().to(torch.int8).view(padded.shape).numpy(), scales.numpy()
 

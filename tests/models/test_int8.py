@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from myna.errors import UserError
 from myna.models.decoder import Decoder
 from myna.models.int8 import Int8Decoder, quantize, quantize_decoder
 from myna.models.int8_kernels import exponential, multiply
@@ -158,6 +159,14 @@ def test_blocks_of_zeros_and_of_one_size() -> None:
     assert (weights[0] == 0).all() and (weights[1, :130] == 127).all() and (weights[:, 130:] == 0).all() and weights[2, 129] == -127
     np.testing.assert_allclose(scales[1], 0.02, rtol=1e-6)
     assert torch.equal(restore(weight)[0], weight[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    model = random_decoder()
+    model.layers[1].mlp.down_proj.weight.data[3, 5] = value
+    with pytest.raises(UserError, match="no numbers"):
+        quantize_decoder(model)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
