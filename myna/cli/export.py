@@ -24,6 +24,7 @@ _FORMATS = ("gguf", "hf", "keras", "arpa", "word2vec")
 _QUANTIZE = ("f32", "f16", "q8_0", "q4_0", "q4_1")
 _DTYPES = ("float32", "float16", "bfloat16")
 _PROMPTS = 5  # of the tokenizer's golden texts: English, Chinese, both mixed, many scripts, emoji
+_TOKENS = 32  # greedy ones that follow each, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
         case "arpa":
             return _export_arpa(folder, out, args)
         case "keras":
-            from myna.formats.keras_export import export_keras
-
-            export_keras(folder, out)
-            return 0
+            return _export_keras(folder, out, args)
         case _:
             return _export_gguf(folder, out, args)
 
@@ -140,6 +138,27 @@ def _export_directory(folder: Path, out: Path, args: argparse.Namespace) -> int:
     return _answer(report, args)
 
 
+def _export_keras(folder: Path, out: Path, args: argparse.Namespace) -> int:
+    from myna.formats.keras_export import compare_keras, export_keras
+    from myna.generate import replay
+    from myna.tokenizer.tokenizer import Tokenizer
+
+    report = export_keras(folder, out)
+    say(f"{out}: {human(report['bytes'])}B, an {report['model_type']} of {report['layers']} layers and {report['parameters']:,} weights")
+    for note in report["notes"]:
+        say(note)
+    if not replay.can_compare("keras"):
+        say("not checked in Keras: the package keras is not installed")
+        return _answer(report | {"check": None}, args)
+    from myna.models.pretrained import load_model
+    from myna.tokenizer.tokenizer import GOLDEN_TEXTS
+
+    encode, score = compare_keras(out)
+    found = replay.compare(encode, score, load_model(folder), Tokenizer.open(folder), GOLDEN_TEXTS[:_PROMPTS], _TOKENS)
+    _say_check("Keras", found)
+    return _answer(report | {"check": found}, args)
+
+
 def _answer(report: dict[str, Any], args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -158,8 +177,12 @@ def _check(runtime: str, out: Path, folder: Path, tokenizer: Tokenizer) -> dict[
 
     compare = replay.compare_gguf if runtime == "llama_cpp" else replay.compare_transformers
     found = compare(out, load_model(folder), tokenizer, GOLDEN_TEXTS[:_PROMPTS])
+    _say_check(name, found)
+    return found
+
+
+def _say_check(name: str, found: dict[str, Any]) -> None:
     say(f"checked in {name}: ids equal in {found['same_ids']} of {found['prompts']} prompts, "
         f"{found['same_tokens']} of {found['tokens']} greedy tokens equal"
         + (f" (where they part, the two candidates are {found['gap']:.3f} nats apart)" if found["same_tokens"] < found["tokens"] else "")
         + f"; log-probabilities differ by at most {found['largest_difference']:.2g}")
-    return found
