@@ -182,7 +182,8 @@ def traps(canary: Path) -> Iterator[tuple[str, Case]]:
         return case
 
     for name in ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "weights.pkl", "arrays.npy", "adapter_model.bin",
-                 "optimizer.pt", "training_args.bin", "rng_state.pth", "scheduler.pt", "tf_model.h5", ".metadata", "data.joblib", "flax_model.msgpack"):
+                 "optimizer.pt", "training_args.bin", "rng_state.pth", "scheduler.pt", "tf_model.h5", ".metadata", "data.joblib",
+                 "flax_model.msgpack"):
         yield f"{name} beside", beside(name, pickled)
         yield f"{name} instead", instead(name)
     yield "a pickle called safetensors", _write("model.safetensors", pickled)
