@@ -26,6 +26,7 @@ from myna.data.conversations import Example, Message
 from myna.errors import UserError
 from myna.tokenizer.tokenizer import Tokenizer
 
+TURN_TOKENS = 5  # that a template usually writes around a message: two marks, the role, line ends
 _SHOWN = 1200  # characters of the example that is shown
 _LEARNED = ("[[", "]]")
 _GREEN = ("\x1b[32m", "\x1b[0m")  # ECMA-48, select graphic rendition
@@ -165,30 +166,29 @@ def check_labels(report: LabelReport) -> None:
 def _label_messages(messages: tuple[Message, ...], tokenizer: Tokenizer, template: Template, context: int,
                     report: LabelReport) -> list[tuple[list[int], list[bool]]]:
     """Encode a conversation whole, or cut from its end backwards into parts of whole exchanges that fit."""
-    whole = template.encode_example(messages)
-    if len(whole[0]) <= context + 1:
+    sizes = [len(tokenizer.encode(message["content"])) for message in messages]
+    if sum(sizes) <= context + 1 and len((whole := template.encode_example(messages))[0]) <= context + 1:
         return [whole]
     report.longer += 1
     begin = messages[:1] if messages[0]["role"] == "system" else ()
-    spoken = messages[len(begin):]
-    exchanges = [spoken[at:at + 2] for at in range(0, len(spoken), 2)]
-    sizes = [sum(len(tokenizer.encode(message["content"])) for message in exchange) for exchange in exchanges]
-    around = math.ceil((len(whole[0]) - sum(sizes)) / len(exchanges))  # what the template adds to an exchange, or a little more
+    spoken, sizes = messages[len(begin):], sizes[len(begin):]
+    exchanges = [(spoken[at:at + 2], sum(sizes[at:at + 2])) for at in range(0, len(spoken), 2)]
     found: list[tuple[list[int], list[bool]]] = []
+    around = TURN_TOKENS * 2  # what the template adds to an exchange: at first a guess, then what it did
     while exchanges:
         taken, size = 0, 0
-        while taken < len(exchanges) and (not taken or size + sizes[-1 - taken] + around <= context + 1):
-            size += sizes[-1 - taken] + around
+        while taken < len(exchanges) and (not taken or size + exchanges[-1 - taken][1] + around <= context + 1):
+            size += exchanges[-1 - taken][1] + around
             taken += 1
-        part = template.encode_example((*begin, *(message for exchange in exchanges[-taken:] for message in exchange)))
-        while len(part[0]) > context + 1 and taken > 1:
-            taken -= 1
-            part = template.encode_example((*begin, *(message for exchange in exchanges[-taken:] for message in exchange)))
+        part = template.encode_example((*begin, *(message for exchange, _ in exchanges[-taken:] for message in exchange)))
+        if len(part[0]) > context + 1 and taken > 1:  # the guess was low
+            around = max(around + 1, math.ceil((len(part[0]) - size) / taken) + around)
+            continue
         if len(part[0]) > context + 1:
-            report.cut += sizes[-1]
+            report.cut += exchanges[-1][1]
         else:
             found.append(part)
-        del exchanges[-taken:], sizes[-taken:]
+        del exchanges[-taken:]
     return found[::-1]
 
 

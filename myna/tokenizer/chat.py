@@ -182,13 +182,15 @@ class ChatTemplate:
     def _divide(self, messages: list[Message], add_generation_prompt: bool) -> tuple[str, list[_Answer], str]:
         """Render with broken special tokens: the text, where each answer stands, and the mark to take out."""
         messages, mark = self._break(messages)
-        text = self._sandbox.render(messages, add_generation_prompt)
+        places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        begun = [place for place in places if place]
+        text, *rest = self._sandbox.render_each([(messages, add_generation_prompt), *((messages[:place], True) for place in begun),
+                                                 *((messages[:place + 1], False) for place in places)])
+        before = {0: ""} | dict(zip(begun, rest, strict=False))
         answers = []
-        for place in (place for place, message in enumerate(messages) if message["role"] == "assistant"):
-            before = self._sandbox.render(messages[:place], True) if place else ""
-            whole = place + 1 == len(messages) and not add_generation_prompt
-            after = (text if whole else self._sandbox.render(messages[:place + 1])).rstrip()
-            start = len(before) if text.startswith(before) else -1
+        for place, shown in zip(places, rest[len(begun):], strict=True):
+            after = shown.rstrip()
+            start = len(before[place]) if text.startswith(before[place]) else -1
             answers.append(_Answer(start, max(len(after), start) if text.startswith(after) else -1))
         return text, answers, mark
 

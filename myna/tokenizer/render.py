@@ -9,7 +9,8 @@ HTML characters alone.
 One JSON object a line, in and out:
 
     {"template": "...", "variables": {"bos_token": "<s>"}}                     -> {"ready": true}
-    {"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": true} -> {"text": "..."} or {"error": "...", "kind": "..."}
+    [{"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": true}, ...]
+                                                                              -> {"texts": ["..."]} or {"error": "...", "kind": "..."}
 """
 
 from __future__ import annotations
@@ -46,14 +47,18 @@ def main() -> None:
     template, variables = None, dict[str, str]()
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal has no handler, so the process ends
+        _begin_second()
         answer: dict[str, Any]
         try:
             if "template" in request:
                 template, variables = _open(jinja2, environment, request["template"]), request["variables"]
                 answer = {"ready": True}
             else:
-                answer = {"text": _render(template, variables | request)}
+                texts = []
+                for conversation in request:
+                    _begin_second()
+                    texts.append(_render(template, variables | conversation))
+                answer = {"texts": texts}
         except MemoryError:
             answer = {"error": f"more than {MEMORY >> 20} MiB of memory", "kind": "memory"}
         except jinja2.TemplateError as error:
@@ -65,6 +70,10 @@ def main() -> None:
         _write(answer)
         if answer.get("kind") == "memory":
             return  # what filled the memory may still be there
+
+
+def _begin_second() -> None:
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal has no handler, so the process ends
 
 
 def _open(jinja2: Any, environment: Any, text: str) -> Any:

@@ -48,14 +48,18 @@ class Sandbox:
 
     def render(self, messages: Sequence[Mapping[str, object]], add_generation_prompt: bool = False) -> str:
         """Render a conversation. Raises UserError when the template is wrong, refuses it, or wants too much time or memory."""
+        return self.render_each([(messages, add_generation_prompt)])[0]
+
+    def render_each(self, conversations: Sequence[tuple[Sequence[Mapping[str, object]], bool]]) -> list[str]:
+        """Render several conversations, (messages, add_generation_prompt) each, in one exchange, which is what takes the time."""
         with self._lock:
             if self._process is None or self._owner != os.getpid():
                 self._start()
-            request = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-            text = self._ask(json.dumps(request).encode("ascii") + b"\n").get("text")
-        if not isinstance(text, str):
+            request = [{"messages": list(messages), "add_generation_prompt": asks} for messages, asks in conversations]
+            texts = self._ask(json.dumps(request).encode("ascii") + b"\n").get("texts")
+        if not isinstance(texts, list) or len(texts) != len(request) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"{self._where} gave no text", "", _ACTION)
-        return text
+        return texts
 
     def _start(self) -> None:
         found = importlib.util.find_spec("jinja2")
