@@ -214,7 +214,8 @@ def hostile_changes(described: dict[str, Any]) -> dict[str, Any]:
                            {"type": "RobertaProcessing", "sep": "x", "cls": None}],
         "model": [{**model, "max_input_chars_per_word": 10**9}, {**model, "vocab": {"[UNK]": 10**9}}, {**model, "unk_token": "not there"},
                   {**model, "vocab": {"[UNK]": 0, "a": 0}}, {**model, "vocab": {"[UNK]": -1}}, {**model, "type": "WordLevel"},
-                  {"type": "Unigram", "vocab": [["a", float("nan")]], "unk_id": 0}, {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]},
+                  {"type": "Unigram", "vocab": [["a", float("nan")]], "unk_id": 0},
+                  {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]},
                   {"type": "Unigram", "vocab": [["a", 1.0]], "unk_id": 10**9}, {"type": "Unigram", "vocab": [["a", 1.0]], "unk_id": None}],
     }
 
