@@ -190,7 +190,8 @@ def _read_layers(model: Decoder) -> tuple[Layers, Matrix]:
     table = _stack([[model.embed_tokens]])
     positions = np.zeros((0, 0), np.float32) if model.embed_positions is None else model.embed_positions.weight.detach().numpy().copy()
     layers = Layers(table, positions, _norms([block.input_layernorm for block in blocks]), qkv,
-                    _norms([block.self_attn.q_norm for block in blocks]), _norms([block.self_attn.k_norm for block in blocks]),
+                    _norms([block.self_attn.q_norm for block in blocks]).weight,
+                    _norms([block.self_attn.k_norm for block in blocks]).weight,
                     _stack([[block.self_attn.o_proj] for block in blocks]),
                     _norms([block.post_attention_layernorm for block in blocks]), _stack(gates),
                     _stack([[block.mlp.down_proj] for block in blocks]), _norms([model.norm]))

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
@@ -35,6 +35,7 @@ from numba.extending import intrinsic
 from myna.machine import cache_directory
 
 Array = npt.NDArray[Any]
+F = TypeVar("F", bound=Callable[..., Any])
 
 BLOCK = 64  # columns that share a scale: bits per byte as with 32, half the scales to read (docs/log.md)
 _LANES = 16  # float32 numbers of a 512-bit register, the widest there is; narrower processors use several
@@ -58,8 +59,25 @@ def _keep_compiled() -> bool:
 
 
 _before, _kept = _config.CACHE_DIR, _keep_compiled()
-_compiled = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=_kept)
-_parallel = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=_kept, parallel=True)
+_options: Any = {"nogil": True, "fastmath": _FAST, "error_model": "numpy", "cache": _kept}
+_inner: Any = {**_options, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # what only compiled code calls is compiled sooner so
+
+
+def _compiled(function: F) -> F:
+    """Translate a function at its first call, with its type kept (numba gives none)."""
+    return cast(F, numba.njit(**_options)(function))
+
+
+def _parallel(function: F) -> F:
+    return cast(F, numba.njit(parallel=True, **_options)(function))
+
+
+def _compiled_inside(function: F) -> F:
+    return cast(F, numba.njit(**_inner)(function))
+
+
+def _parallel_inside(function: F) -> F:
+    return cast(F, numba.njit(parallel=True, **_inner)(function))
 
 
 class Matrix(NamedTuple):
@@ -84,8 +102,8 @@ class Layers(NamedTuple):
     positions: Array  # (P, width) learned positions, (0, 0) without
     input_norm: Gain
     qkv: Matrix
-    query_norm: Gain  # (L, 0) without
-    key_norm: Gain
+    query_gain: Array  # (L, D), or (L, 0) without norms of queries and keys
+    key_gain: Array
     out: Matrix
     inner_norm: Gain
     inner: Matrix  # gate above up, or up alone
@@ -192,7 +210,7 @@ def multiply(weights: Array, scales: Array, layer: int, x: Array, out: Array) ->
                 _dot(weights, scales, x, out, at * columns, at * blocks, n * columns, columns, n * width + row, width, blocks)
 
 
-@_compiled
+@_compiled_inside
 def _apply(matrix: Matrix, layer: int, x: Array, out: Array, add: bool) -> None:
     """Write W x + b of one layer's matrix for x (N, C) into out (N, at least R), or add it to what is there."""
     for n in range(x.shape[0]):
@@ -217,7 +235,7 @@ def exponential(x: Any) -> Any:
     return series * np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@_compiled
+@_compiled_inside
 def _normalize(x: Array, gain: Array, bias: Array, eps: Any, out: Array) -> None:
     """Normalise one vector: RMSNorm, or LayerNorm where there is a bias."""
     size, total, squares = x.shape[0], np.float32(0), np.float32(0)
@@ -235,17 +253,16 @@ def _normalize(x: Array, gain: Array, bias: Array, eps: Any, out: Array) -> None
         out[c] += bias[c]
 
 
-@_compiled
-def _place(qkv: Array, n: int, layer: int, row: int, position: int, layers: Layers, shape: Shape, cos: Array, sin: Array, keys: Array,
-           values: Array) -> None:
+@_compiled_inside
+def _place(qkv: Array, n: int, layer: int, row: int, position: int, query_gain: Array, key_gain: Array, shape: Shape, cos: Array,
+           sin: Array, keys: Array, values: Array) -> None:
     """Normalise and turn the queries and keys of one id, and put its keys and values into the cache."""
     size, half = shape.head_dim, shape.head_dim // 2
-    normed = layers.query_norm.weight.shape[1] > 0
+    no_bias = query_gain[0, :0]
     for head in range(shape.heads + shape.groups):
         x = qkv[n, head * size:(head + 1) * size]
-        if normed:
-            gain = layers.query_norm if head < shape.heads else layers.key_norm
-            _normalize(x, gain.weight[layer], gain.bias[layer], shape.eps, x)
+        if query_gain.shape[1] > 0:
+            _normalize(x, query_gain[layer] if head < shape.heads else key_gain[layer], no_bias, shape.eps, x)
         if shape.rotary:
             for c in range(half):
                 low, high = x[c], x[c + half]
@@ -258,7 +275,7 @@ def _place(qkv: Array, n: int, layer: int, row: int, position: int, layers: Laye
             values[layer, row, group, position, c] = qkv[n, value + c]
 
 
-@_compiled
+@_compiled_inside
 def _attend(q: Array, keys: Array, values: Array, used: int, out: Array) -> None:
     """Mix the first `used` values (S, D) by the softmax of one query's products with their keys; q and out (D,)."""
     size = q.shape[0]
@@ -284,7 +301,7 @@ def _attend(q: Array, keys: Array, values: Array, used: int, out: Array) -> None
         out[c] /= total
 
 
-@_parallel
+@_parallel_inside
 def _attend_all(qkv: Array, rows: Array, positions: Array, layer: int, shape: Shape, keys: Array, values: Array, out: Array) -> None:
     """Attend with every head of every id: qkv (N, (H + 2 K) D) to out (N, at least H D)."""
     count, size, share = len(rows), shape.head_dim, shape.heads // shape.groups
@@ -302,7 +319,7 @@ def _attend_all(qkv: Array, rows: Array, positions: Array, layer: int, shape: Sh
                 out[n, at:at + size])
 
 
-@_compiled
+@_compiled_inside
 def _activate(x: Array, gated: bool, size: int, out: Array) -> None:
     """Apply silu(gate) * up, or gelu in its tanh form: x (2 size,) or (size,), out (at least size,)."""
     for c in range(size):
@@ -313,7 +330,7 @@ def _activate(x: Array, gated: bool, size: int, out: Array) -> None:
             out[c] = x[c] / (np.float32(1) + exponential(-inside))
 
 
-@_parallel
+@_parallel_inside
 def _activate_all(x: Array, gated: bool, size: int, out: Array) -> None:
     """Apply the activation to every id."""
     if x.shape[0] == 1:
@@ -347,7 +364,7 @@ def decode(layers: Layers, shape: Shape, ids: Array, rows: Array, positions: Arr
             _normalize(x[n], layers.input_norm.weight[layer], layers.input_norm.bias[layer], shape.eps, normal[n, :width])
         _apply(layers.qkv, layer, normal, qkv, False)
         for n in range(count):
-            _place(qkv, n, layer, rows[n], positions[n], layers, shape, cos, sin, keys, values)
+            _place(qkv, n, layer, rows[n], positions[n], layers.query_gain, layers.key_gain, shape, cos, sin, keys, values)
         _attend_all(qkv, rows, positions, layer, shape, keys, values, mixed)
         _apply(layers.out, layer, mixed, x, True)
         for n in range(count):
