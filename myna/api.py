@@ -146,6 +146,11 @@ class Model:
         """What the directory says of generation: the ids that end a text, those never said, and what its makers suggest."""
         return read_rules(self.folder, self.language_model.vocab_size)
 
+    @functools.cached_property
+    def target_tokenizer(self) -> Tokenizer:
+        """The tokenizer of what the model writes: Marian may have one for each language."""
+        return Tokenizer.open(self.folder, "target") if self.rules.source else self.tokenizer
+
     @overload
     def generate(self, prompt: str = "", *, n: None = None, **options: Unpack[Sampling]) -> Generation: ...
 
@@ -161,7 +166,8 @@ class Model:
             out = model.generate("Once", max_tokens=64, temperature=0.8, top_p=0.95, stop=["\\n\\n"], seed=1)
             str(out), out.tokens, out.log_probs, out.finish_reason
         """
-        drawn = generate_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules)
+        drawn = generate_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules,
+                              self.target_tokenizer)
         return drawn[0] if n is None else drawn
 
     def stream(self, prompt: str = "", *, n: int = 1, **options: Unpack[Sampling]) -> Stream:
@@ -170,7 +176,8 @@ class Model:
             for _, piece in model.stream("Once"):
                 print(piece, end="", flush=True)
         """
-        return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules)
+        return stream_text(self.language_model, self.tokenizer, prompt, _sample_options(n, options), self.rules,
+                           self.target_tokenizer)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Give every text a vector, pooled as the encoder's directory says: (N, C) float32. What is too long is cut, and this is said.

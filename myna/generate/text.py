@@ -47,10 +47,11 @@ class Stream:
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str | Sequence[int], options: SampleOptions, rules: Rules,
-                 state: Any = None) -> None:
+                 state: Any = None, target: Tokenizer | None = None) -> None:
         self.generations = [Generation() for _ in range(options.n)]
         self._texts = [TextStream(options.stop) for _ in range(options.n)]
-        self._bytes, self._marked = tokenizer.token_bytes, rules.source and not tokenizer.lossless
+        written = target or tokenizer
+        self._bytes, self._marked = written.token_bytes, rules.source and not written.lossless
         self._pieces = [""] * options.n
         # ids as the model's tokenizer surrounds them: a model of pairs ends its source, many decoders begin with a token of their own
         ids = _ids(tokenizer, prompt) if prompt or rules.source else []
@@ -59,7 +60,7 @@ class Stream:
         stops = rules.end_ids if rules.source else rules.end_ids | tokenizer.special_ids
         if options.num_beams > 1:
             check_beams(options)
-            self._drawn = self._search(model, tokenizer, begun, options, stops, source, rules)
+            self._drawn = self._search(model, written, begun, options, stops, source, rules)
         else:
             self._drawn = sample_tokens(model, begun, options, stops, self._ended, source, rules, state)
 
@@ -101,18 +102,19 @@ def _ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
 
 
 def stream_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None,
-                rules: Rules | None = None) -> Stream:
+                rules: Rules | None = None, target: Tokenizer | None = None) -> Stream:
     """Continue a prompt, or answer it where `rules.source` says so, giving (row, text) pieces as they are certain.
 
-    `.generations` holds the results so far. rules: what the model's directory says (`read_rules`).
+    `.generations` holds the results so far. rules: what the model's directory says (`read_rules`). target: the tokenizer of what is
+    written, where it is not that of what is read.
     """
-    return Stream(model, tokenizer, prompt, options or SampleOptions(), rules or Rules())
+    return Stream(model, tokenizer, prompt, options or SampleOptions(), rules or Rules(), target=target)
 
 
 def generate_text(model: LanguageModel, tokenizer: Tokenizer, prompt: str, options: SampleOptions | None = None,
-                  rules: Rules | None = None) -> list[Generation]:
+                  rules: Rules | None = None, target: Tokenizer | None = None) -> list[Generation]:
     """Do so `options.n` times, in one batch. Raises UserError when the prompt does not fit the model."""
-    stream = stream_text(model, tokenizer, prompt, options, rules)
+    stream = stream_text(model, tokenizer, prompt, options, rules, target)
     for _ in stream:
         pass
     return stream.generations
