@@ -72,8 +72,9 @@ def transcribe(model: Whisper, tokenizer: Tokenizer, samples: npt.NDArray[np.flo
 
     Raises UserError when the model writes no times or does not know the language.
     """
-    if model.speech.no_timestamps_token_id < 0:
-        raise UserError("a speech model whose directory names no no_timestamps_token_id", "one that writes times",
+    times = model.vocab_size - model.speech.no_timestamps_token_id - 1  # ids: 0.00, 0.02, ... up to the length of a window
+    if model.speech.no_timestamps_token_id < 0 or times < model.max_columns // 2 + 1:
+        raise UserError("a speech model that writes no times", "a no_timestamps_token_id with ids for all times after it",
                         "restore its generation_config.json")
     window, found = model.max_columns * HOP, Transcript(seconds=len(samples) / RATE)
     prompt: list[int] = []

@@ -183,6 +183,8 @@ def test_a_model_of_several_languages_is_told_or_asked() -> None:
         run(Scripted({1: []}), noise(8), language="zh")
     with pytest.raises(UserError, match="no_timestamps_token_id"):
         run(Scripted({1: []}, Speech()), noise(8))
+    with pytest.raises(UserError, match="no_timestamps_token_id"):
+        run(Scripted({1: []}, Speech(no_timestamps_token_id=FIRST)), noise(8))
 
 
 def test_beams_keep_to_the_rules_as_well() -> None:
