@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from myna.errors import UserError
 from myna.formats.keras_export import compare_keras, export_keras
 from myna.models.recurrent import Recurrent, RecurrentConfig
 from myna.models.recurrent_files import write_recurrent_config
+from myna.tokenizer.tokenizer import Tokenizer
 from tests.formats.models import write_tokenizer
 
 pytest.importorskip("h5py")
@@ -31,9 +32,10 @@ SHAPES = [("lstm", 1, 0, True), ("lstm", 2, 24, False), ("gru", 1, 0, True), ("g
 
 def write_model(folder: Path, kind: str, layers: int, width: int, tied: bool) -> Recurrent:
     """A random model with a real tokenizer, as Myna writes one."""
-    size = write_tokenizer(folder)
-    config = RecurrentConfig(kind, vocab_size=size, hidden_size=32, num_hidden_layers=layers, embedding_size=width,
-                             tie_word_embeddings=tied)
+    write_tokenizer(folder)
+    tokenizer = Tokenizer.open(folder)
+    config = RecurrentConfig(kind, vocab_size=tokenizer.vocab_size, hidden_size=32, num_hidden_layers=layers, embedding_size=width,
+                             tie_word_embeddings=tied, eos_token_id=tokenizer.separator_id)
     model = Recurrent(config)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -41,7 +43,7 @@ def write_model(folder: Path, kind: str, layers: int, width: int, tied: bool) ->
             # an Elman network of larger weights is chaotic: rounding grows with every step
             parameter.normal_(0, 0.15 if kind == "rnn" else 0.4, generator=generator)
     save_file({name: part.detach().numpy() for name, part in model.named_parameters()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(write_recurrent_config(config)))
+    (folder / "config.json").write_text(json.dumps(write_recurrent_config(config) | {"eos_token_id": config.eos_token_id}))
     return model.eval()
 
 
@@ -71,8 +73,6 @@ def test_the_tokenizer_is_inside(tmp_path: Path) -> None:
     model = write_model(tmp_path, "lstm", 1, 0, True)
     export_keras(tmp_path, tmp_path / "m.keras")
     encode, score = compare_keras(tmp_path / "m.keras")
-    from myna.tokenizer.tokenizer import Tokenizer
-
     tokenizer = Tokenizer.open(tmp_path)
     for text in ("Once upon", "从前有一只鸟", "<|endoftext|>x"):
         ids = tokenizer.encode(text)
@@ -113,8 +113,6 @@ def test_a_name_that_keras_would_not_load_is_refused(tmp_path: Path) -> None:
 
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_model(tmp_path, "lstm", 1, 0, True)
-    from safetensors.numpy import load_file
-
     tensors = load_file(tmp_path / "model.safetensors")
     for name, other in (("bias_hh_l0", np.zeros(3, np.float32)), ("embed_tokens.weight", np.zeros((5, 7), np.float32)),
                         ("weight_hh_l0", np.zeros((4, 2, 2), np.float32))):
@@ -127,3 +125,17 @@ def test_without_h5py_the_package_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="h5py is not installed"):
         export_keras(tmp_path, tmp_path / "m.keras")
+
+
+@needs_keras
+def test_the_command_replays_five_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from myna.cli.main import main
+
+    write_model(tmp_path, "lstm", 1, 0, False)
+    assert main(["export", str(tmp_path), "--to", "keras", "--out", str(tmp_path / "m.keras"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    check = json.loads(out)["check"]
+    assert (check["prompts"], check["same_ids"]) == (5, 5)
+    assert check["same_tokens"] == check["tokens"] > 100
+    assert check["largest_difference"] < 1e-3
+    assert "checked in Keras: ids equal in 5 of 5 prompts" in err
