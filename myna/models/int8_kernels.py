@@ -192,7 +192,7 @@ _dot, _dots = _dot_of(1), _dot_of(_TOGETHER)
 
 
 @_parallel
-def multiply(weights: Array, scales: Array, layer: int, x: Array, out: Array) -> None:
+def multiply(weights: Array, scales: Array, layer: Any, x: Array, out: Array) -> None:
     """Add W x of one layer's matrix to out (N, at least R), for x (N, C)."""
     count, columns, width = x.shape[0], x.shape[1], out.shape[1]
     size, blocks = weights.shape[1], scales.shape[2]
@@ -211,7 +211,7 @@ def multiply(weights: Array, scales: Array, layer: int, x: Array, out: Array) ->
 
 
 @_compiled_inside
-def _apply(matrix: Matrix, layer: int, x: Array, out: Array, add: bool) -> None:
+def _apply(matrix: Matrix, layer: Any, x: Array, out: Array, add: bool) -> None:
     """Write W x + b of one layer's matrix for x (N, C) into out (N, at least R), or add it to what is there."""
     for n in range(x.shape[0]):
         for row in range(matrix.bias.shape[1]):
@@ -382,8 +382,7 @@ def score(head: Matrix, hidden: Array) -> Array:
     """Return natural log-probabilities (N, V) after hidden states (N, C)."""
     count, size = hidden.shape[0], head.weights.shape[1]
     out = np.empty((count, size), np.float32)
-    for layer in range(head.weights.shape[0]):  # one
-        _apply(head, layer, hidden, out, False)
+    _apply(head, np.int64(0), hidden, out, False)
     pieces = (size + _SCORES - 1) // _SCORES
     largest, totals = np.empty((count, pieces), np.float32), np.empty((count, pieces), np.float32)
     for job in numba.prange(count * pieces):

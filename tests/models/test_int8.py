@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import myna
 from myna.errors import UserError
 from myna.models.decoder import Decoder
 from myna.models.int8 import Int8Decoder, quantize, quantize_decoder
@@ -198,3 +200,8 @@ def test_several_threads_of_a_server_take_turns(model: Int8Decoder) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 4 and all((one == expected).all() for one in found)
+
+
+def test_nothing_compiled_is_kept_in_the_package(model: Int8Decoder) -> None:
+    model.log_probs(IDS)
+    assert not [path for path in Path(myna.__file__).parent.rglob("*") if path.suffix in (".nbi", ".nbc")]
