@@ -52,6 +52,8 @@ def embed_texts(model: Any, tokenizer: Tokenizer, pooling: Pooling, texts: Seque
         cut += inputs.truncated
     if cut:
         say(f"{cut:,} of {len(texts):,} texts were longer than {limit} tokens and cut there")
+    if unknown := _count_unknown(tokenizer, rows):
+        say(f"{unknown:,} of {len(texts):,} texts are a third or more of what the tokenizer does not know: their vectors say little")
     if (empty := next((number for number, ids in enumerate(rows) if not ids), None)) is not None:
         raise UserError(f"text {empty + 1} is empty", "at least one token", "leave it out")
     vectors = np.empty((len(rows), model.config.hidden_size), dtype=np.float32)
@@ -64,6 +66,17 @@ def embed_texts(model: Any, tokenizer: Tokenizer, pooling: Pooling, texts: Seque
             vectors[batch] = pooling.apply(model.encode(ids)).numpy()
             advance(len(batch))
     return vectors
+
+
+def _count_unknown(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> int:
+    """Count the texts of whose tokens a third or more is unknown: a script that the vocabulary was not made for."""
+    for name in ("[UNK]", "<unk>"):
+        try:
+            id = tokenizer.special_id(name)
+        except UserError:
+            continue
+        return sum(3 * ids.count(id) >= len(ids) > 0 for ids in rows)
+    return 0
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -50,15 +50,27 @@ def write_encoder(folder: Path, kind: str, seed: int = 0) -> Path:
 
 
 def theirs(folder: Path, texts: list[str], pooling: Pooling, length: int) -> np.ndarray[Any, Any]:
-    """Pool by hand what `transformers` computes of one padded batch, as sentence-transformers does."""
+    """Pool by hand what `transformers` computes as sentence-transformers does: padded batches, sorted by length."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-    with torch.inference_mode():
-        hidden = model(**batch).last_hidden_state
-    mask = batch["attention_mask"][..., None].float()
-    out = {"mean": (hidden * mask).sum(1) / mask.sum(1), "cls": hidden[:, 0], "max": hidden.masked_fill(mask == 0, -1e9).max(1).values,
-           "mean_sqrt_len": (hidden * mask).sum(1) / mask.sum(1).sqrt()}[pooling.mode]
-    return (torch.nn.functional.normalize(out, dim=1) if pooling.normalize else out).numpy()
+    found = {}
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    for at in range(0, len(order), 16):
+        numbers = order[at : at + 16]
+        batch = tokenizer([texts[number] for number in numbers], padding=True, truncation=True, max_length=length, return_tensors="pt")
+        with torch.inference_mode():
+            hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None].float()
+        match pooling.mode:
+            case "mean":
+                out = (hidden * mask).sum(1) / mask.sum(1)
+            case "cls":
+                out = hidden[:, 0]
+            case "max":
+                out = hidden.masked_fill(mask == 0, -1e9).max(1).values
+            case "mean_sqrt_len":
+                out = (hidden * mask).sum(1) / mask.sum(1).sqrt()
+        found |= dict(zip(numbers, torch.nn.functional.normalize(out, dim=1) if pooling.normalize else out, strict=True))
+    return torch.stack([found[number] for number in range(len(texts))]).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +115,14 @@ def test_texts_that_are_cut_are_counted(folder: Path, capsys: pytest.CaptureFixt
     assert "2 of 3 texts were longer than 16 tokens" in capsys.readouterr().err
     embed_texts(model.model, model.tokenizer, Pooling(lower_case=True), ["short"])
     assert "longer" not in capsys.readouterr().err
+
+
+def test_texts_of_unknown_characters_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = myna.load(folder)
+    model.embed(["驫驫 驫驫", "the dog", "驫 the dog runs on the mat"])
+    assert "1 of 3 texts are a third or more of what the tokenizer does not know" in capsys.readouterr().err
+    model.embed(["the dog"])
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_prints_writes_and_reads_lines(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
