@@ -53,8 +53,8 @@ def write_weights(path: Path, tensors: Sequence[Written]) -> None:
                 values = tensor.read()
                 if values.shape != tensor.shape:
                     raise ValueError(f"{tensor.name} is {values.shape}, announced as {tensor.shape}")
-                largest = np.abs(values).max(initial=0)
-                if tensor.dtype != "F32" and np.isfinite(largest) and largest > KINDS[tensor.dtype].largest:
+                largest = 0.0 if tensor.dtype == "F32" else max(values.max(initial=0), -values.min(initial=0))
+                if np.isfinite(largest) and largest > KINDS[tensor.dtype].largest:
                     raise UserError(f"{tensor.name} holds {largest:g}, too large for {tensor.dtype}", "weights within its range",
                                     "write it as float32")
                 file.write(quantize(values, tensor.dtype).data)

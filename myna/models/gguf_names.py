@@ -181,7 +181,7 @@ def read_sizes(file: GGUF) -> DecoderConfig:
     else:
         more, also = _read_llama(file, str(architecture), found, values)
     _refuse_options(path, found, read | also)
-    eos = whole(path, metadata, "tokenizer.ggml.eos_token_id", 0, table.shape[0] - 1, default=0)
+    eos = whole(path, metadata, "tokenizer.ggml.eos_token_id", 0, table.shape[0] - 1)
     try:
         return DecoderConfig(**values, **more, model_type=str(architecture), eos_token_id=eos)
     except ValueError as error:

@@ -275,7 +275,8 @@ BAD_METADATA = [
     ("llama.something.new", 1, "something.new"), ("llama.attention.causal", False, "causal"),
     ("llama.embedding_length", "64", "embedding_length"),
     ("tokenizer.ggml.eos_token_id", 768, "eos_token_id"), ("tokenizer.ggml.model", "rwkv", "rwkv"),
-    ("tokenizer.ggml.pre", "tekken", "tekken"), ("tokenizer.ggml.tokens", ["a", "b"], "token"), ("tokenizer.ggml.tokens", None, "tokens"), ("tokenizer.ggml.merges", ["a"], "merges"),
+    ("tokenizer.ggml.pre", "tekken", "tekken"), ("tokenizer.ggml.tokens", ["a", "b"], "token"), ("tokenizer.ggml.tokens", None, "tokens"),
+    ("tokenizer.ggml.merges", ["a"], "merges"), ("tokenizer.ggml.eos_token_id", None, "eos_token_id"),
     ("tokenizer.ggml.merges", None, "merges"), ("tokenizer.ggml.token_type", [1, 1], "token_type"),
 ]
 
