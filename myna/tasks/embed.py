@@ -63,7 +63,7 @@ def embed_texts(model: Any, tokenizer: Tokenizer, pooling: Pooling, texts: Seque
             if int(ids.max()) >= model.vocab_size:
                 raise UserError(f"the tokenizer gives id {int(ids.max()):,}", f"ids below {model.vocab_size:,}, which the model has",
                                 "restore the directory")
-            vectors[batch] = pooling.apply(model.encode(ids)).numpy()
+            vectors[batch] = pooling.apply(model.encode(ids).float()).numpy()
             advance(len(batch))
     return vectors
 
