@@ -122,9 +122,8 @@ class Script:
     def step(self, ids: Any, state: Any, last: bool = True) -> Any:
         assert len(ids[0]) > 0
         state.ids += ids[0]
-        if len(ids[0]) > 1:
+        if len(ids[0]) > 1 or state.begin is None:
             state.begin = len(state.ids)
-        assert state.begin is not None
         out = np.full((1, self.vocab_size), -30.0, np.float32)
         out[0, self.ids[(len(state.ids) - state.begin) % len(self.ids)]] = 0
         return out
@@ -142,6 +141,7 @@ class Said:
     def truncate(self, lengths: Any) -> None:
         assert lengths[0] < len(self.ids)
         del self.ids[lengths[0]:]
+        self.begin = None
 
     def select(self, rows: Any) -> None:
         raise AssertionError("one row needs no copy")
