@@ -98,7 +98,7 @@ def tune(base: str | Path, data: Paths, minutes: float = 10.0, out: str | Path =
 
         myna.tune("smollm2", "my-rows.jsonl", minutes=10, out="my-model", rank=8).improvements["bits_per_byte"].value
     """
-    from myna.tune import tune as tune_directory
+    from myna.tuning import tune as tune_directory
 
     recipe = TuneRecipe.from_flat(options or {}, make(TuneOptions, {"minutes": minutes, **tuning}))
     return tune_directory(base, _paths(data), Path(out), recipe, resume)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_tuning(args)
     data = [existing(path) for path in args.data]
 
-    from myna.tune import tune
+    from myna.tuning import tune
 
     try:
         report = tune(args.base, data, Path(args.out), recipe, args.resume)
