@@ -33,7 +33,7 @@ import numpy.typing as npt
 import tokenizers
 
 from myna.errors import UserError, nearest
-from myna.files import write_atomic, write_json
+from myna.files import read_regular, write_atomic, write_json
 from myna.tokenizer.components import check_components, check_post_processor, hide_special_tokens, refusal, split_merge
 from myna.tokenizer.convert import convert_directory, read_settings
 from myna.tokenizer.inputs import Inputs, surround
@@ -131,7 +131,7 @@ class Tokenizer:
         if path.stat().st_size > _MAX_FILE:
             raise refusal(str(path), f"{path.stat().st_size:,} bytes, more than {_MAX_FILE:,}")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path).decode("utf-8")
         except UnicodeDecodeError as error:
             raise refusal(str(path), f"not UTF-8 ({error.reason} at byte {error.start})") from None
         return cls(text, read_settings(folder), str(path))

@@ -188,7 +188,8 @@ def traps(canary: Path) -> Iterator[tuple[str, Case]]:
         yield f"{name} instead", instead(name)
     yield "a pickle called safetensors", _write("model.safetensors", pickled)
     for name in ("modeling_trap.py", "configuration_trap.py", "tokenization_trap.py", "sitecustomize.py", "usercustomize.py", "conftest.py",
-                 "torch.py", "numpy.py", "tokenizers.py", "safetensors/__init__.py", "json.py", "myna.py", "__init__.py", "setup.py",
+                 "torch.py", "numpy.py", "tokenizers.py", "safetensors/__init__.py", "torch/__init__.py",
+                 "json.py", "myna.py", "__init__.py", "setup.py",
                  "handler.py"):
         yield f"{name} beside", beside(name, code.encode())
     known = {"AutoConfig": "configuration_trap.Config", "AutoModelForCausalLM": "modeling_trap.Model"}
