@@ -12,6 +12,7 @@ import torch
 
 from myna.cli.main import main
 from myna.errors import UserError
+from myna.models.encoder import Encoder, EncoderConfig
 from myna.models.int8 import Int8Decoder
 from myna.models.mixture import Fitted, Mixture, write_mixture
 from myna.models.precision import Measured, keep_measured, read_measured, set_precision
@@ -38,6 +39,20 @@ def test_bfloat16_halves_the_matrices_and_scores_nearly_the_same(name: str, tmp_
         state = half.start()
         steps = [half.step([[id]], state)[0] for id in [half.separator_id, *document[:-1]]]
         np.testing.assert_allclose([row[id] for row, id in zip(steps, document, strict=True)], scores, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "albert"])
+def test_bfloat16_encoders(model_type: str) -> None:
+    model = Encoder(EncoderConfig(40, 64, 2, model_type, num_attention_heads=4, intermediate_size=128)).requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.2, generator=generator)
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 3, 1, 1, 2, 0]])
+    scores, vectors = model.masked_log_probs(ids), model.encode(ids)
+    half = set_precision(model, "bfloat16")
+    np.testing.assert_allclose(half.masked_log_probs(ids), scores, rtol=0, atol=0.05)
+    assert half.encode(ids).dtype == torch.bfloat16
+    torch.testing.assert_close(half.encode(ids).float(), vectors, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("name", CASES)
