@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from myna.errors import UserError, nearest
-from myna.files import read_json
+from myna.files import read_json, read_regular
 from myna.tokenizer.sandbox import Sandbox
 from myna.tokenizer.tokenizer import CHAT, Tokenizer
 
@@ -95,7 +95,7 @@ class ChatTemplate:
         if where.is_file():
             if where.stat().st_size > _MAX_FILE:
                 raise UserError(f"{where} is {where.stat().st_size:,} bytes long", "a chat template")
-            text = where.read_text(encoding="utf-8", errors="replace")
+            text = read_regular(where).decode("utf-8", "replace")
         elif isinstance(text, str):
             where = folder / "tokenizer_config.json"
         default = not isinstance(text, str)
