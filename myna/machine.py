@@ -11,6 +11,8 @@ PyTorch as it will be used, in about three seconds, and kept in the user's cache
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import math
 import os
@@ -143,6 +145,12 @@ def current_memory() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def return_memory() -> None:
+    """Give back what was freed but is kept by the C library for later (malloc_trim(3) of glibc; others have no need of it)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def device() -> str:

@@ -158,3 +158,12 @@ def test_device_is_one_torch_knows():
 def test_importing_it_does_not_import_torch():
     code = "import sys, myna.machine; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_freed_memory_goes_back() -> None:
+    kept = [bytes(100_000) for _ in range(1000)]  # small enough for the C library to keep when freed
+    wall = bytes(100_000)  # above the others, so that the end of what is freed is not given back by itself
+    del kept
+    before = machine.current_memory()
+    machine.return_memory()
+    assert machine.current_memory() <= before and len(wall)

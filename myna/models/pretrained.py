@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from myna.console import say
 from myna.errors import UserError, nearest, shown
 from myna.files import read_json, write_atomic, write_json
+from myna.machine import return_memory
 from myna.models.adapter import is_adapter, load_adapted
 from myna.models.directory import gather_tensors
 from myna.models.families import LOADED, family_of
@@ -37,14 +38,17 @@ def load_model(folder: Path, precision: str = "float32") -> Any:
 
     Raises UserError when it is not one, is damaged, or its tokenizer gives other ids.
     """
-    if is_adapter(folder):
-        _check_golden(folder)
-        return set_precision(load_adapted(folder, load_model), precision)
-    return set_precision(_open(folder), precision)
+    model = set_precision(_open(folder), precision)
+    if precision != "float32":
+        return_memory()  # what float32 took
+    return model
 
 
 def _open(folder: Path) -> Any:
     """Open a directory in float32 by its model_type."""
+    if is_adapter(folder):
+        _check_golden(folder)
+        return load_adapted(folder, load_model)
     config = read_config(folder)
     _check_code(folder, config)
     _check_golden(folder)
