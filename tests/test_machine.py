@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -166,4 +167,4 @@ def test_freed_memory_goes_back() -> None:
     del kept
     before = machine.current_memory()
     machine.return_memory()
-    assert machine.current_memory() <= before and len(wall)
+    assert len(wall) and (platform.libc_ver()[0] != "glibc" or machine.current_memory() < before - 10_000_000)
