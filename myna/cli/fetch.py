@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"next: myna build {folder} --minutes 3 --out {source.name}-model")
         elif source.kind == "model":
             print(f"next: myna {source.use.replace('MODEL', str(folder) if out else source.name)}")
+        elif source.use:
+            print(f"next: myna {source.use.replace('PATH', str(folder))}")
     return 0
 
 

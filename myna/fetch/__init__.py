@@ -56,7 +56,11 @@ def fetch(name: str, out: Path | None = None, convert: Convert | None = None) ->
         found = False
     if not found:
         _write(source, folder, inputs, options, convert)
-    return folder / (name if source.kind == "model" else "text")
+    return folder / _inside(source)
+
+
+def _inside(source: Source) -> str:
+    return source.name if source.kind == "model" else "audio" if source.kind == "speech" else "text"
 
 
 def default_folder(name: str) -> Path:
@@ -84,13 +88,16 @@ def _write(source: Source, folder: Path, inputs: dict[str, str], options: dict[s
         if callable(source.read):
             said = _write_texts(source, archive, new / "text")
         else:
-            if archive is None or convert is None:
-                raise ValueError(f"{source.name} is a model: myna.models.fetched.fetch_model makes a directory of it")
-            members = Path(temporary) / "members"
+            assert archive is not None  # what is no text comes in an archive
+            kept = source.read == "files"
+            members = new / _inside(source) if kept else Path(temporary) / "members"
             if not extract_members(archive, source.members, members):
                 raise UserError(f"{source.file} has no {source.members}", "the files it is known by", "report this")
-            convert(source.read, members, new / source.name)
-            said = f"{human(sum(file.stat().st_size for file in (new / source.name).rglob('*') if file.is_file()))}B"
+            if not kept:
+                if convert is None:
+                    raise ValueError(f"{source.name} is a model: myna.models.fetched.fetch_model makes a directory of it")
+                convert(source.read, members, new / source.name)
+            said = f"{human(sum(file.stat().st_size for file in (new / _inside(source)).rglob('*') if file.is_file()))}B"
         if archive and source.licence_file:
             for _, licence in read_members(archive, source.licence_file):
                 (new / "LICENSE").write_bytes(licence)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from myna.fetch import texts
+from myna.fetch import conversations, texts
 
-Form = Literal["huggingface", "gguf", "ctranslate2"]  # of a model's files in the archive; always a Hugging Face directory afterwards
+# of a model's files in the archive, always a Hugging Face directory afterwards; "files" are kept as they are
+Form = Literal["huggingface", "gguf", "ctranslate2", "files"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Source:
 
     name: str
     kind: str
-    "text, tagged (word, tab, tag) or model."
+    "text, tagged (word, tab, tag), conversations (JSONL of messages), speech or model."
     what: str
     language: str
     licence: str
@@ -43,7 +44,7 @@ class Source:
     "Which files of the archive are read: a pattern over their paths, * not crossing a slash, ** crossing it."
     licence_file: str = ""
     use: str = ""
-    "Of a model: the command that shows it, with MODEL for its name."
+    "The command that puts it to use, with MODEL for its name, or PATH."
     platform: str = ""
     "For a wheel with compiled code: the one to take on every machine, for only its data is read."
 
@@ -97,6 +98,26 @@ _SOURCES = (
            "Of the Python that runs Myna: another version gives another text.",
            "pydoc's topics, a file each, and the docstrings of the standard library, a file per module; parsed, never imported",
            texts.read_python_docs),
+    Source("chitchat", "conversations", "7,168 talks between two people, 258,000 messages", "English", "MIT",
+           "Typed by paid and voluntary writers of 2018 to 2020 for this set; unedited, with their misspellings.",
+           "messages of one writer in a row are one turn; the two writers are user and assistant; a talk in which one is silent goes",
+           conversations.read_chitchat,
+           "pypi", "chitchat-dataset", "0.9.0", "chitchat_dataset-0.9.0-py3-none-any.whl",
+           "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e", 8_105_664, "chitchat_dataset/dataset.json",
+           "chitchat_dataset-0.9.0.dist-info/LICENSE", "tune smollm2 PATH --minutes 10 --out my-chat"),
+    *(Source(name, "conversations", what, language, "BSD-3-Clause", "Short, often joking; the answers were written for a chatbot.",
+             "a file per subject, a line per exchange", conversations.read_chatterbot,
+             "pypi", "chatterbot-corpus", "1.3.3", "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+             "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 345_706, f"chatterbot_corpus/data/{folder}/*.yml",
+             "chatterbot_corpus-1.3.3.dist-info/LICENSE", "tune smollm2 PATH --minutes 10 --out my-chat")
+      for name, folder, what, language in (
+          ("chatterbot", "english", "2,000 questions with answers, 19 subjects", "English"),
+          ("chatterbot-zh", "chinese", "460 questions with answers, 17 subjects", "Chinese (simplified)"))),
+    Source("two-cities", "speech", "the opening of A Tale of Two Cities, read aloud", "English", "MIT; text public domain",
+           "One reader, quiet: easier than most speech.", "the recording as it is", "files",
+           "pypi", "moonshine-voice", "0.1.5", "moonshine_voice-0.1.5-py3-none-manylinux_2_34_x86_64.whl",
+           "1ed9e0ccf94be4845d69e7fa862dcf4c8b5801a758796966494c694f48184496", 19_897_307, "moonshine_voice/assets/two_cities*.wav",
+           "moonshine_voice-0.1.5.dist-info/licenses/LICENSE", "transcribe whisper-tiny PATH/two_cities.wav", "manylinux_2_34_x86_64"),
     Source("smollm2", "model", "SmolLM2 135M Instruct, a chat model", "English", "Apache-2.0; weights Apache-2.0",
            "Of Hugging Face's SmolLM2, in 4 bits a weight (Q4_1, the table in 8): what is lost to that stays lost.",
            "the GGUF file's numbers as float32, exactly; its tokenizer and chat template", "gguf",
