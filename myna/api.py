@@ -22,6 +22,7 @@ from myna.generate.options import SampleOptions
 from myna.generate.rules import Rules, read_rules
 from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
+from myna.models.adapter import holder_of
 from myna.models.families import Family
 from myna.models.fetched import resolve_model
 from myna.models.mixture import Mixture
@@ -120,7 +121,7 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
     model = load_directory(folder, member, precision)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
-    return Model(folder, model, Tokenizer.open(folder))
+    return Model(folder, model, Tokenizer.open(holder_of(folder, "tokenizer.json")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Model:
     @functools.cached_property
     def rules(self) -> Rules:
         """What the directory says of generation: the ids that end a text, those never said, and what its makers suggest."""
-        return read_rules(self.folder, self.language_model.vocab_size)
+        return read_rules(holder_of(self.folder, "config.json"), self.language_model.vocab_size)
 
     @functools.cached_property
     def target_tokenizer(self) -> Tokenizer:

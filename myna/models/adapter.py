@@ -156,6 +156,11 @@ def find_base(adapter: Adapter) -> Path:
                     f"put the base there, or write where it is as base_model_name_or_path in {CONFIG}")
 
 
+def holder_of(folder: Path, name: str) -> Path:
+    """Return the directory to read a file such as tokenizer.json from: an adapter's base where the adapter has none of its own."""
+    return find_base(read_adapter(folder)) if is_adapter(folder) and not (folder / name).is_file() else folder
+
+
 def hash_weights(folder: Path) -> str:
     """Return the SHA-256 of a model's weights: of model.safetensors, or of its parts' hashes and names as `sha256sum` prints them."""
     paths = sorted({tensor.path for tensor in open_weights(folder).values()})

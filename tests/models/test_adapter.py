@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import myna
 from myna.cli.main import main
 from myna.errors import UserError
 from myna.fetch import default_folder
@@ -20,7 +21,7 @@ from myna.models.decoder import Decoder
 from myna.models.fetched import resolve_model
 from myna.models.pretrained import load_directory, load_model, save_model
 from myna.train.lora import add_lora, load_adapter, merge_lora, save_adapter
-from tests.models.decoders import CASES, logits, random_decoder, reference, their_logits
+from tests.models.decoders import CASES, logits, random_decoder, reference, small_tokenizer, their_logits
 
 FAMILIES = ["llama-biased-tied", "qwen3", "qwen2", "mistral", "gpt2"]
 
@@ -178,6 +179,19 @@ def test_another_base_is_refused_and_one_that_cannot_be_checked_is_said(pair: tu
     edit(chain, base_model_name_or_path=str(folder))
     (folder / "config.json").write_text((base / "config.json").read_text())
     refused(chain, "an adapter itself")
+
+
+def test_an_adapter_without_a_tokenizer_speaks_by_its_bases(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    save_model(random_decoder(vocab_size=512), base, None)
+    small_tokenizer(tmp_path / "corpus").save(base)
+    model = tuned(base)
+    save_adapter(model, tmp_path / "adapter", base)
+    merge_lora(model)
+    save_model(model, tmp_path / "merged", None)
+    small_tokenizer(tmp_path / "again").save(tmp_path / "merged")
+    adapted, merged = (myna.load(tmp_path / name).generate("Once", max_tokens=8, temperature=0) for name in ("adapter", "merged"))
+    assert adapted.tokens == merged.tokens and len(set(adapted.tokens)) > 1
 
 
 def test_show_says_what_an_adapter_is(pair: tuple[Path, Path, Decoder], capsys: pytest.CaptureFixture[str]) -> None:
