@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +31,7 @@ _MAX_TEMPLATE = 1 << 20  # characters; the longest published one has about 20,00
 _PATIENCE = 30.0  # seconds of waiting: a crowded machine may take long over one second of work
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ")  # what Python may need to start, and the time zone
 _MOST_BYTES = 6 * MOST_TEXT + 1000  # of an answer: JSON writes a character in at most 12 bytes, most in one
+_MOST_TOGETHER = 1 << 19  # characters of conversations in one exchange: in the process they are held four times, in up to 4 bytes each
 _ACTION = "use another chat_template.jinja"
 
 
@@ -51,14 +52,17 @@ class Sandbox:
         return self.render_each([(messages, add_generation_prompt)])[0]
 
     def render_each(self, conversations: Sequence[tuple[Sequence[Mapping[str, object]], bool]]) -> list[str]:
-        """Render several conversations, (messages, add_generation_prompt) each, in one exchange, which is what takes the time."""
+        """Render several conversations, (messages, add_generation_prompt) each, in few exchanges, which are what takes the time."""
+        texts: list[str] = []
         with self._lock:
-            if self._process is None or self._owner != os.getpid():
-                self._start()
-            request = [{"messages": list(messages), "add_generation_prompt": asks} for messages, asks in conversations]
-            texts = self._ask(json.dumps(request).encode("ascii") + b"\n").get("texts")
-        if not isinstance(texts, list) or len(texts) != len(request) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{self._where} gave no text", "", _ACTION)
+            for group in _groups(conversations):
+                if self._process is None or self._owner != os.getpid():
+                    self._start()
+                request = [{"messages": list(messages), "add_generation_prompt": asks} for messages, asks in group]
+                answer = self._ask(json.dumps(request).encode("ascii") + b"\n").get("texts")
+                if not isinstance(answer, list) or len(answer) != len(group) or not all(isinstance(text, str) for text in answer):
+                    raise UserError(f"{self._where} gave no text", "", _ACTION)
+                texts += answer
         return texts
 
     def _start(self) -> None:
@@ -127,6 +131,22 @@ class Sandbox:
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         _end(process, self._owner)
         self._process = None
+
+
+def _groups(conversations: Sequence[tuple[Sequence[Mapping[str, object]], bool]],
+            ) -> Iterator[list[tuple[Sequence[Mapping[str, object]], bool]]]:
+    """Put conversations into groups that together fit the process's memory; a long one is a group of its own."""
+    group: list[tuple[Sequence[Mapping[str, object]], bool]] = []
+    size = 0
+    for messages, asks in conversations:
+        length = sum(len(str(message.get("content"))) for message in messages)
+        if group and size + length > _MOST_TOGETHER:
+            yield group
+            group, size = [], 0
+        group.append((messages, asks))
+        size += length
+    if group:
+        yield group
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -95,9 +95,9 @@ def test_the_dialogue(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     written = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"},
                {"role": "assistant", "content": "yes, I do \x07."}]
     assert json.loads(saved.read_text()) == {"messages": written}
-    for words in ("/regenerate", "nothing to answer yet", "nothing to save yet", "system prompt: Be kind.", "taken back; 3 messages are left",
-                  "saved 3 messages", "the system prompt kept",
-                  "nothing to take back", "loaded 3 messages", "/load without a file",
+    for words in ("/regenerate", "nothing to answer yet", "nothing to save yet", "system prompt: Be kind.",
+                  "taken back; 3 messages are left", "saved 3 messages", "the system prompt kept", "nothing to take back",
+                  "loaded 3 messages", "/load without a file",
                   "unknown command /sav (did you mean /save?)"):
         assert words in err, words
 

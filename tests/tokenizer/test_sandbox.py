@@ -179,6 +179,12 @@ def test_an_answer_that_was_not_waited_for_is_not_given_to_the_next(monkeypatch:
     assert sandbox.render([{"role": "user", "content": "next"}]) == "next"
 
 
+def test_many_long_conversations_are_rendered_in_groups() -> None:
+    sandbox = Sandbox("{% for m in messages %}{{ m.content }}{% endfor %}", {}, "t.jinja")
+    talks = [([{"role": "user", "content": str(number % 10) * 100_000}] * (1 + number % 3), False) for number in range(60)]
+    assert sandbox.render_each(talks) == ["".join(str(message["content"]) for message in messages) for messages, _ in talks]
+
+
 def test_many_threads_may_ask_at_once() -> None:
     sandbox = Sandbox("{{ messages[0].content }}", {}, "t.jinja")
     wrong = []
