@@ -114,12 +114,17 @@ def test_rounding_moves_a_weight_by_half_a_step_and_scores_by_little(pair: tuple
     assert np.abs(apart).mean() < 0.4 and abs(apart.mean()) < 0.1
 
 
-def test_a_prompt_in_several_pieces_is_one(model: Int8Decoder) -> None:
-    long = quantize_decoder(random_decoder(max_position_embeddings=400, hidden_size=32, head_dim=16))
+def test_a_prompt_in_several_pieces_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("myna.models.int8._FIRST_TABLE", 8)  # rotations have to be added
+    full = random_decoder(max_position_embeddings=400, hidden_size=32, head_dim=16)
+    long, twin = quantize_decoder(full), twin_of(full)
     document = ids_of(300)  # more than are taken in one pass, and more than the first slots
     whole = long.step([document, document[:5]], long.start(2), last=False)
+    close(whole[0], twin.step([document], twin.start(), last=False)[0])
     state = long.start()
     close(np.concatenate([long.step([document[at:at + 37]], state, last=False)[0] for at in range(0, 300, 37)]), whole[0])
+    state.truncate([280])  # where one id is shared among threads too
+    close(np.concatenate([long.step([[id]], state) for id in document[280:]]), whole[0, 280:])
     close(whole[1, :5], whole[0, :5])
     assert (whole[1, 5:] == 0).all()
 
