@@ -152,6 +152,13 @@ def test_shards_and_a_head_stored_twice_open(pair: tuple[Any, Whisper], folder: 
         load_model(tmp_path / "twice")
 
 
+def test_it_computes_in_bfloat16(pair: tuple[Any, Whisper], folder: Path) -> None:
+    half, full = load_model(folder, "bfloat16"), pair[1]
+    text, sound = [[START, 5, 6, 7]], sounds(1)[0]
+    got, expected = half.step(text, half.start(1, sound)), full.step(text, full.start(1, sound))
+    assert got.dtype == np.float32 and 0 < np.abs(got - expected).mean() < 0.1
+
+
 @pytest.mark.parametrize(("name", "values", "said"), [
     ("config.json", {"scale_embedding": True}, "scale_embedding"), ("config.json", {"tie_word_embeddings": False}, "tie_word_embeddings"),
     ("config.json", {"decoder_attention_heads": 2}, "decoder_attention_heads"), ("config.json", {"d_model": 48}, "holds|shape"),
