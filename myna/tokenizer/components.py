@@ -22,6 +22,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from myna.errors import UserError
 from myna.tokenizer.patterns import NAMES, SPACES, name_of
 
@@ -297,6 +300,19 @@ def _check_charsmap(encoded: Any, where: str) -> None:
     texts = data[4 + size:]
     if max(map(len, texts.split(b"\0"))) > _MAX_REPLACEMENT:
         raise refusal(where, f"a charsmap that makes more than {_MAX_REPLACEMENT} bytes of a character")
+    if not _stays_inside(np.frombuffer(data, "<u4", size // 4, 4).astype(np.int64), np.frombuffer(texts, np.uint8)):
+        raise refusal(where, "a charsmap whose index leads out of it")
+
+
+def _stays_inside(units: npt.NDArray[np.int64], texts: npt.NDArray[np.uint8]) -> bool:
+    """Tell whether no step through a charsmap's index (a double array of Darts-clone) leaves it, and each value begins a character."""
+    nodes = np.flatnonzero(units >> 31 == 0)  # the others hold values
+    found = units[nodes]
+    bases = nodes ^ ((found >> 10) << ((found & 512) >> 6))
+    if not np.all(bases | 255 < len(units)):
+        return False
+    places = units[bases[found >> 8 & 1 == 1]] & 0x7FFFFFFF
+    return bool(np.all(places < len(texts)) and np.all(texts[places] & 0xC0 != 0x80))
 
 
 def _check_cut(entry: dict[str, Any], where: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from myna.errors import UserError
-from myna.files import read_json
+from myna.files import read_json, read_regular
 from myna.tokenizer.assemble import describe_bytes, surround_text, surround_with
 from myna.tokenizer.patterns import ALIASES, entry_of
 from myna.tokenizer.sentencepiece import (
@@ -91,9 +91,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_FILE:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes", f"at most {_MAX_FILE:,}", "use the model's tokenizer.json")
-    return path.read_bytes()
+    return read_regular(path, _MAX_FILE)
 
 
 def _find_family(folder: Path, settings: dict[str, Any]) -> str:

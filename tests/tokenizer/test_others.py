@@ -195,6 +195,8 @@ def hostile_changes(described: dict[str, Any]) -> dict[str, Any]:
     for _ in range(200):
         deep = {"type": "Sequence", "normalizers": [deep]}
     charsmap = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(struct.pack("<I", 2**31) + b"x").decode()}
+    astray = {"type": "Precompiled",
+              "precompiled_charsmap": base64.b64encode(struct.pack("<I", 1024) + b"\xff\xff\xff\x7f" * 256 + b"a\0").decode()}
     long = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(struct.pack("<I", 1024) + bytes(1024) + b"x" * 9999).decode()}
     grow = replace({"String": "a"}, "a" * 8)
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}
@@ -203,7 +205,7 @@ def hostile_changes(described: dict[str, Any]) -> dict[str, Any]:
     far = {**template, "special_tokens": {"[X]": {"id": "[X]", "ids": [10**9], "tokens": ["[X]"]}}}
     model = described["model"]
     return {
-        "normalizer": [deep, charsmap, long, {"type": "Sequence", "normalizers": [grow, grow]}, replace({"Regex": "(a|a)*$"}, ""),
+        "normalizer": [deep, charsmap, astray, long, {"type": "Sequence", "normalizers": [grow, grow]}, replace({"Regex": "(a|a)*$"}, ""),
                        replace({"String": ""}, "x"), {"type": "Prepend", "prepend": "x" * 10**6}, {"type": "ByteLevel"},
                        {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 1000}, [], "NFC"],
         "pre_tokenizer": [{**split, "pattern": {"Regex": "(a+)+$"}}, {**split, "pattern": {"String": ""}},

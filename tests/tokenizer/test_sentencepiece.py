@@ -14,7 +14,7 @@ from myna.tokenizer.tokenizer import GOLDEN_TEXTS, Tokenizer
 from tests.tokenizer.model_files import SMALL, train_pieces, write_pieces
 from tests.tokenizer.strings import strings
 
-GOLDEN = {  # the ids of sentencepiece 0.2.1 for the pieces of SMALL: text, Unigram, BPE
+GOLDEN = {  # the ids of sentencepiece 0.2.3 for the pieces of SMALL: text, Unigram, BPE
     "abc abcab": ([12, 15, 14, 17], [16, 14, 17]), " a  b ": ([12, 3, 5], [12, 3, 5]),
     "</s>ab": ([3, 7, 9, 8, 10, 13], [3, 7, 9, 8, 10, 13]),
     "春abc春春a": ([3, 18, 15, 11, 18], [3, 11, 13, 6, 11, 18]), "xyzab": ([3, 0, 13], [3, 0, 13]),
