@@ -117,7 +117,7 @@ def _export_gguf(folder: Path, out: Path, args: argparse.Namespace) -> int:
                 + (" ..." if len(report["kept_f16"]) > 4 else ""))
         for note in report["notes"]:
             say(note)
-        report["check"] = _check("llama_cpp", out, source, tokenizer)
+        report["check"] = _check(out, source, tokenizer)
     return _answer(report, args)
 
 
@@ -130,11 +130,18 @@ def _export_directory(folder: Path, out: Path, args: argparse.Namespace) -> int:
     report = export_directory(folder, out, args.dtype or "float32")
     merged = ", the adapter merged into its base" if report["merged"] else ""
     say(f"{out}: {human(report['bytes'])}B, a {report['model_type']} of {report['parameters']:,} weights as {report['dtype']}{merged}")
+    report["check"] = None
     if report["family"] == "decoder":
-        report["check"] = _check("transformers", out, folder if report["dtype"] == "float32" else out, Tokenizer.open(out))
-    else:
-        say(f"not replayed in transformers: it is no decoder but {report['family']}")
-        report["check"] = None
+        from myna.generate.replay import compare_models
+        from myna.models.hf_export import find_whole
+        from myna.models.pretrained import load_model
+        from myna.tokenizer.tokenizer import GOLDEN_TEXTS
+
+        beside = folder if (folder / "tokenizer.json").is_file() else find_whole(folder)
+        report["check"] = compare_models(load_model(out), Tokenizer.open(out), load_model(folder), Tokenizer.open(beside),
+                                         GOLDEN_TEXTS[:_PROMPTS])
+        _say_check("Myna, which opened it again", report["check"])
+    say("not replayed in transformers, which Myna never runs")
     return _answer(report, args)
 
 
@@ -165,19 +172,17 @@ def _answer(report: dict[str, Any], args: argparse.Namespace) -> int:
     return 0 if report["check"] is None or report["check"]["same_ids"] == report["check"]["prompts"] else 1
 
 
-def _check(runtime: str, out: Path, folder: Path, tokenizer: Tokenizer) -> dict[str, Any] | None:
-    from myna.generate import replay
+def _check(out: Path, folder: Path, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    from myna.generate.replay import can_compare, compare_gguf
 
-    name, package = {"llama_cpp": ("llama.cpp", "llama-cpp-python"), "transformers": ("transformers", "transformers")}[runtime]
-    if not replay.can_compare(runtime):
-        say(f"not checked in {name}: the package {package} is not installed")
+    if not can_compare():
+        say("not checked in llama.cpp: the package llama-cpp-python is not installed")
         return None
     from myna.models.pretrained import load_model
     from myna.tokenizer.tokenizer import GOLDEN_TEXTS
 
-    compare = replay.compare_gguf if runtime == "llama_cpp" else replay.compare_transformers
-    found = compare(out, load_model(folder), tokenizer, GOLDEN_TEXTS[:_PROMPTS])
-    _say_check(name, found)
+    found = compare_gguf(out, load_model(folder), tokenizer, GOLDEN_TEXTS[:_PROMPTS])
+    _say_check("llama.cpp", found)
     return found
 
 

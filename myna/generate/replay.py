@@ -1,7 +1,7 @@
 """Replay prompts in another runtime and compare: the same ids, the same log-probabilities, the same greedy tokens.
 
-In llama.cpp with the `llama-cpp-python` package installed, in `transformers` where that is; a check of what was exported, not a
-way to run models.
+In llama.cpp with the `llama-cpp-python` package installed; a check of what was exported, not a way to run models. `transformers` is
+never imported here: it fetches, and runs programs that a directory names. The tests hold exported directories against it.
 
     compare_gguf(Path("my-model.gguf"), model, tokenizer, ["Once"])   # {"prompts": 1, "same_ids": 1, "tokens": 32, "same_tokens": 32, ...}
 
@@ -33,7 +33,7 @@ Scores = Callable[[Sequence[int]], npt.NDArray[np.float32]]  # ids (T,) to logit
 
 
 def can_compare(runtime: str = "llama_cpp") -> bool:
-    """Tell whether the other runtime, llama_cpp or transformers, is installed."""
+    """Tell whether the other runtime is installed."""
     return importlib.util.find_spec(runtime) is not None
 
 
@@ -55,22 +55,10 @@ def compare_gguf(path: Path, model: LanguageModel, tokenizer: Tokenizer, prompts
     return compare(encode, score, model, tokenizer, prompts, tokens)
 
 
-def compare_transformers(folder: Path, model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int = 32,
-                         ) -> dict[str, Any]:
-    """Compare a model directory in `transformers` with the model it was made from, as `compare`."""
-    transformers, torch = importlib.import_module("transformers"), importlib.import_module("torch")
-    transformers.utils.logging.set_verbosity_error()
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    read = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-    def score(ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(theirs(torch.tensor([list(ids)])).logits[0].numpy())
-
-    def encode(text: str) -> list[int]:
-        return [int(id) for id in read(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
-
-    return compare(encode, score, model, tokenizer, prompts, tokens)
+def compare_models(other: LanguageModel, read: Tokenizer, model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str],
+                   tokens: int = 32) -> dict[str, Any]:
+    """Compare a directory that was written and opened again, its tokenizer `read`, with the model it was made from, as `compare`."""
+    return compare(read.encode, lambda ids: _our_scores(other, ids), model, tokenizer, prompts, tokens)
 
 
 def compare(encode: Callable[[str], list[int]], score: Scores, model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str],

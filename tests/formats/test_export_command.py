@@ -86,7 +86,7 @@ def test_the_check_sees_another_model_and_other_ids(tiny, tmp_path, monkeypatch,
 
 
 def test_without_llama_cpp_it_says_that_it_could_not_check(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(replay, "can_compare", lambda runtime: False)
+    monkeypatch.setattr(replay, "can_compare", lambda: False)
     assert main(["export", str(tiny[0]), "--out", str(tmp_path / "x.gguf"), "--quantize", "q8_0"]) == 0
     out, said = capsys.readouterr()
     assert out == ""
