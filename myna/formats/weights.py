@@ -107,6 +107,8 @@ def list_tensors(path: Path, ignored: Callable[[str], bool] = lambda name: False
     """List the tensors of one safetensors file, without those `ignored`. Raises UserError as `open_weights`."""
     if not path.is_file():  # a link to a file is one; a folder, a pipe or a device is not
         raise UserError(f"no file {path}", "a model directory with safetensors", "check the path")
+    if path.stat().st_size < 8:  # the files of /proc have no size, and some wait for ever
+        raise UserError(f"{path} has {path.stat().st_size} bytes", "a safetensors file", "restore the file")
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
