@@ -13,8 +13,8 @@ import pytest
 from myna.metrics import answers, classification, ranking, summaries, tagging, translation
 
 CASES = 1000
-WORDS = ["the", "a", "Cat", "sat", "on", "mat", ".", ",", "3.14", "1,000", "e-mail", "2-3", "don't", "(so)", "{name}", "&amp;", "%", "x_y", "\n", "-\n",
-         "打开", "设备", "。", "“好”", "ｱ", "，", "３", "é", "Ω", "👍", "𠀀", "‘", "—", "…", "☃", "㍿", "⼀", "<skipped>"]
+WORDS = ["the", "a", "Cat", "sat", "on", "mat", ".", ",", "3.14", "1,000", "e-mail", "2-3", "don't", "(so)", "{name}", "&amp;", "%", "x_y",
+         "\n", "-\n", "打开", "设备", "。", "“好”", "ｱ", "，", "３", "é", "Ω", "👍", "𠀀", "‘", "—", "…", "☃", "㍿", "⼀", "<skipped>"]
 
 
 def texts(seed: int, words: list[str] = WORDS, longest: int = 14) -> list[tuple[str, str]]:
@@ -65,7 +65,8 @@ def test_rouge_is_rouge_scores() -> None:
     words = ["the", "a", "Cat", "sat", "on", "mat", ".", "3.14", "e-mail", "don't", "x_y", "mats", "under", "it"]
     for given, true in texts(3, words, 30):
         wanted = scorer.score(true, given)
-        ours = {"rouge1": summaries.rouge_n(given, true, 1), "rouge2": summaries.rouge_n(given, true, 2), "rougeL": summaries.rouge_l(given, true)}
+        ours = {"rouge1": summaries.rouge_n(given, true, 1), "rouge2": summaries.rouge_n(given, true, 2)}
+        ours["rougeL"] = summaries.rouge_l(given, true)
         assert ours == pytest.approx({name: score.fmeasure for name, score in wanted.items()}), (given, true)
 
 
@@ -125,11 +126,12 @@ def test_classification_is_scikit_learns(several: bool) -> None:
             rows, wanted = [[{label} for label in side] for side in drawn], drawn
         counted = classification.count_decisions(rows[0], rows[1], labels).sum(0)[None]
         keywords = {"labels": [0, 1, 2, 3] if several else labels, "zero_division": 0}
-        for average, ours in (("macro", [classification.macro_precision, classification.macro_recall, classification.macro_f1]),
-                              (None, [classification.precision, classification.recall, classification.f1])):
-            scores = learn.precision_recall_fscore_support(*wanted, average=average, **keywords)[:3]
-            for function, score in zip(ours, scores, strict=True):
-                np.testing.assert_allclose(function(counted)[0], score, atol=1e-12)
+        scores = learn.precision_recall_fscore_support(*wanted, average=None, **keywords)[:3]
+        for function, macro, score in zip((classification.precision, classification.recall, classification.f1),
+                                          (classification.macro_precision, classification.macro_recall, classification.macro_f1),
+                                          scores, strict=True):
+            np.testing.assert_allclose(function(counted)[0], score, atol=1e-12)
+            assert macro(counted)[0] == pytest.approx(score.mean())
         assert classification.micro_f1(counted)[0] == pytest.approx(learn.f1_score(*wanted, average="micro", **keywords))
         exact = classification.count_exact(*rows).sum(0)
         assert exact[0] / exact[1] == pytest.approx(learn.accuracy_score(*wanted))
