@@ -143,8 +143,8 @@ class _Corpus:
 
 
 def clean(inputs: Sequence[Path], out: Path, options: CleanOptions,
-          valid: Sequence[Path] = (), test: Sequence[Path] = ()) -> dict[str, Any]:
-    """Clean the inputs into the existing folder `out` and return the report. Raises UserError when no text was kept."""
+          valid: Sequence[Path] = (), test: Sequence[Path] = (), require_text: bool = True) -> dict[str, Any]:
+    """Clean the inputs into the existing folder `out` and return the report. Raises UserError when no text was kept and some must be."""
     if options.encoding:
         options = CleanOptions(**{**asdict(options), "encoding": known_codec(options.encoding)})
     files = _find(inputs, valid, test)
@@ -157,7 +157,7 @@ def clean(inputs: Sequence[Path], out: Path, options: CleanOptions,
             advance(_size(found))
     corpus.close()
     report = _report(entries)
-    if not any(entry.documents for entry in entries):
+    if require_text and not any(entry.documents for entry in entries):
         reasons = Counter(entry.reason for entry in entries if entry.reason)
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3)) or "no files"
         raise UserError(f"no text was kept from {len(entries)} files ({why})", "at least one file with text", "check the input")
