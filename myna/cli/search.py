@@ -1,0 +1,41 @@
+"""`myna search DIR QUERY`: the passages of an index that a question is about, each with its file.
+
+    myna search my-index "who built the tower?" --k 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+
+from myna.cli.main import Parser, add_options, read_options
+from myna.retrieval.options import SearchOptions
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags of `myna search`."""
+    parser.add_argument("index", metavar="DIR", help="a directory made by myna index")
+    parser.add_argument("query", metavar="QUERY", help="a question, or words")
+    add_options(parser, SearchOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search: the best passage first."""
+    options = read_options(args, SearchOptions)
+
+    from myna.tasks.search import open_index
+
+    index, embed = open_index(Path(args.index), vectors=options.mode != "lexical")
+    hits = index.search(args.query, options, embed)
+    if args.json:
+        print(json.dumps({"query": args.query, "hits": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+        return 0
+    if not hits:
+        print("nothing was found")
+    for number, hit in enumerate(hits, 1):
+        print(f"{number}. {hit.file} (byte {hit.offset:,}; {hit.score:.3f})")
+        print("\n".join(textwrap.wrap(" ".join(hit.text.split()), 76, initial_indent="   ", subsequent_indent="   ")))
+    return 0

@@ -1,0 +1,69 @@
+"""Search: an index of a person's documents with the encoder that its vectors are of, and how good it is at finding.
+
+    make_index(Path("my-index"), [Path("my-documents")], IndexOptions(encoder="minilm"))
+    index, embed = open_index(Path("my-index"))
+    index.search("who built the tower?", SearchOptions(), embed)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from myna.errors import UserError
+from myna.files import sha256
+from myna.models.fetched import resolve_model
+from myna.models.pooling import read_pooling
+from myna.models.pretrained import load_model
+from myna.retrieval.index import Added, Embed, Index
+from myna.retrieval.options import IndexOptions
+from myna.tasks.embed import embed_texts
+from myna.tokenizer.tokenizer import Tokenizer
+
+
+def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> Added:
+    """Make an index, or add to one that is there. Raises UserError when it was made with other options."""
+    if (folder / "index.json").is_file():
+        index, embed = open_index(folder)
+        if options not in (index.options, IndexOptions()):
+            raise UserError(f"{folder} was made with {index.options}", "the same options, or none", "choose another --out")
+    else:
+        embed = open_encoder(options.encoder) if options.encoder else None
+        index = Index.create(folder, options, _weights(options.encoder) if options.encoder else "")
+    return index.add(inputs, embed)
+
+
+def open_index(folder: Path, vectors: bool = True) -> tuple[Index, Embed | None]:
+    """Open an index, and the encoder of its vectors where it has some and `vectors` are wanted.
+
+    Raises UserError when the encoder is gone, or is another than the vectors were made with.
+    """
+    index = Index.open(folder)
+    if not (index.encoder and vectors):
+        return index, None
+    if _weights(index.options.encoder) != index.encoder:
+        raise UserError(f"{index.options.encoder} has other weights than those that the vectors of {folder} were made with",
+                        "the same encoder", "search with --mode lexical, or make the index again")
+    return index, open_encoder(index.options.encoder)
+
+
+def open_encoder(name: str) -> Embed:
+    """Return what makes vectors of length 1 of texts. Raises UserError when the model is no encoder."""
+    folder = resolve_model(name)
+    model, tokenizer, pooling = load_model(folder), Tokenizer.open(folder), read_pooling(folder)
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = embed_texts(model, tokenizer, pooling, texts)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    return embed
+
+
+def _weights(name: str) -> str:
+    path = resolve_model(name) / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"{name} has no model.safetensors", "a model directory of an encoder", "myna fetch minilm")
+    return sha256(path)
