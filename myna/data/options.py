@@ -43,6 +43,10 @@ class RowsOptions:
     answer: str = ""
     "Column that holds the answer."
     text: str = ""
-    "Column of plain text, all of which is learned."
+    "Column of text: all of it is learned, or it is what is classified (there title+text joins two)."
+    label: str = ""
+    "Column of the labels (--task classify)."
+    multi_label: bool = False
+    "A text may have several labels: a list, or a cell divided by | or by commas (--task classify)."
     skip_bad: bool = False
     "Pass over rows that cannot be read, and count them, instead of stopping at the first."
