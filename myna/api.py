@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
 
 from myna.config import make
 from myna.console import say
@@ -31,6 +31,7 @@ from myna.models.precision import Precision
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe, TuneRecipe
+from myna.tasks.classify import Classified, Classifier, is_classifier
 from myna.tasks.embed import Vectors, embed_texts
 from myna.tasks.options import TranscribeOptions
 from myna.tokenizer.chat import ChatTemplate, Message
@@ -91,8 +92,10 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
 
 
 def tune(base: str | Path, data: Paths, minutes: float = 10.0, out: str | Path = "my-model", *, resume: bool = False,
-         options: Mapping[str, Any] | None = None, **tuning: Any) -> Report:
+         valid: Paths = (), test: Paths = (), options: Mapping[str, Any] | None = None, **tuning: Any) -> Report:
     """Teach a trained model from rows of conversations, answers or text; returns its scores beside its base's.
+
+    task="classify": labelled texts; the base may be "new", and valid and test may be given apart.
 
     tuning: what `TuneOptions` has beside the minutes, as steps, method, rank, learning_rate. options: those of the stages, as
     {"rows.prompt": "ask", "train.validations": 3}. Raises UserError and Interrupted as `build`.
@@ -102,7 +105,7 @@ def tune(base: str | Path, data: Paths, minutes: float = 10.0, out: str | Path =
     from myna.tuning import tune as tune_directory
 
     recipe = TuneRecipe.from_flat(options or {}, make(TuneOptions, {"minutes": minutes, **tuning}))
-    return tune_directory(base, _paths(data), Path(out), recipe, resume)
+    return tune_directory(base, _paths(data), Path(out), recipe, resume, _paths(valid), _paths(test))
 
 
 def load(name: str | Path, member: str | None = None, precision: Precision = "float32") -> Model:
@@ -118,6 +121,11 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
         smollm2 = myna.load("smollm2")          # after `myna fetch smollm2`
     """
     folder = resolve_model(name)
+    if is_classifier(folder) and member is None:
+        if precision != "float32":
+            raise UserError(f"{folder} is a classifier, which computes in float32", "float32", "leave out the precision")
+        classifier = Classifier.open(folder)
+        return Model(folder, classifier, Tokenizer.open(folder) if (folder / "tokenizer.json").is_file() else cast(Tokenizer, None))
     model = load_directory(folder, member, precision)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
@@ -242,6 +250,19 @@ class Model:
         from myna.tasks.transcribe import transcribe
 
         return transcribe(self.model, self.tokenizer, read_audio(Path(audio)), make(TranscribeOptions, dict(options)))
+
+    def classify(self, texts: Sequence[str], threshold: float | None = None) -> list[Classified]:
+        """Give every text a label with its probability, or all labels from `threshold` on where a text may have several.
+
+        Raises UserError where the model is no classifier, or a text is empty.
+
+            [result] = myna.load("my-classifier").classify(["a fine book"])
+            result.label, result.probability, result.probabilities
+        """
+        if not isinstance(self.model, Classifier):
+            raise UserError(f"{self.folder} holds a model that gives no labels ({type(self.model).__name__})", "a classifier",
+                            "myna tune new DATA --task classify --out DIR makes one")
+        return self.model.classify([texts] if isinstance(texts, str) else texts, threshold)
 
     def evaluate(self, files: Paths, **options: Unpack[Measuring]) -> Report:
         """Measure the model on files, cleaned as a build cleans them, beside the baseline in its directory if there is one.

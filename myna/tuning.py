@@ -37,7 +37,7 @@ from myna.models.families import family_of
 from myna.models.fetched import resolve_model
 from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
-from myna.request import request_of, saved_request
+from myna.request import Inputs, request_of, saved_request
 from myna.road import Clock, describe_plan, list_versions, write_pages
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
@@ -55,21 +55,37 @@ _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answer
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
 
-def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneRecipe, resume: bool = False) -> Report:
-    """Tune a model on rows of conversations or text and write a model directory, or go on with one; returns before and after.
+def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneRecipe, resume: bool = False,
+         valid: Sequence[Path] = (), test: Sequence[Path] = ()) -> Report:
+    """Tune a model on rows of conversations, text or labelled texts and write a model directory, or go on with one; returns its scores.
 
-    base: a model directory, or the name of a fetched one; None only to go on with what `out` holds.
+    base: a model directory, the name of a fetched one, or of a classifier 'new'; None only to go on with what `out` holds.
+    valid, test: parts that are given apart, of labelled texts.
     Raises UserError on anything the user can mend, Interrupted (a KeyboardInterrupt) when stopped after saving.
     """
     clock = Clock()
     with lock(out):
-        saved = saved_request(out, recipe, {"data": data, "base": [] if base is None else [Path(base)]}, resume, "tune")
+        given: Inputs = {"data": data, "base": [] if base is None else [Path(base)]}
+        if recipe.tune.task != "language":
+            given = {**given, "valid": valid, "test": test}
+        elif valid or test:
+            raise UserError("--valid or --test for a tuning of language", "rows in one place, of which some are held out",
+                            "leave them out, or add --task classify")
+        saved = saved_request(out, recipe, given, resume, "tune")
         if saved is None:
             say(f"{out} is finished")
-            write_pages(out)  # a kill may have come between the last of these and myna.json
+            if recipe.tune.task == "language":
+                write_pages(out)  # a kill may have come between the last of these and myna.json
             return Report.from_json(read_json(out / "myna.json")["report"])
         recipe, given = saved
         machine.set_threads(recipe.tune.threads or machine.usable_cores())
+        match recipe.tune.task:
+            case "classify":
+                from myna.classifying import tune_classifier  # here, so that each task loads only what it uses
+
+                return tune_classifier(str(given["base"][0]), given, out, recipe, clock)
+            case "language":
+                pass
         with clock.stage("read the rows"):
             folder = _open_base(str(given["base"][0]), out)
             reading = read_conversations(given["data"], recipe.rows)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from myna.cli.main import Parser, add_member, add_options, add_precision, existing, read_options
 from myna.console import say
@@ -22,6 +24,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="text to measure on, cleaned as `myna clean` does")
     add_member(parser)
     add_precision(parser)
+    parser.add_argument("--task", metavar="NAME", choices=("language", "classify"), default="language",
+                        help="language (default), or classify: measure labels on labelled texts")
+    parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
+    parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
+    parser.add_argument("--text", metavar="COLUMN", default="", help="--task classify: the column of texts")
+    parser.add_argument("--label", metavar="COLUMN", default="", help="--task classify: the column of labels")
     parser.add_argument("--keep", action="store_true",
                         help="with --precision: keep the score and the one in float32 in the directory, where `myna show` finds them")
     add_options(parser, EvaluateOptions)
@@ -31,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print bits per byte, bits per character and perplexity, model beside baseline, and float32 beside what is less."""
     inputs = [existing(path) for path in args.files]
     options = read_options(args, EvaluateOptions)
+    match args.task:
+        case "classify":
+            return _classes(args, inputs, options)
     if args.keep and (args.precision == "float32" or args.member is not None):
         wrong = "without --precision" if args.precision == "float32" else "with --member"
         raise UserError(f"--keep {wrong}", "a score of the whole directory in another precision than float32", "add --precision int8")
@@ -57,3 +68,38 @@ def run(args: argparse.Namespace) -> int:
         if line:
             print(line)
     return 0
+
+
+def _classes(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions) -> int:
+    """Measure a classifier: scores beside the baseline's, each label, what is taken for what, the best and worst texts."""
+    from myna.classifying import evaluate_classifier
+    from myna.data.options import RowsOptions
+    from myna.recipe import TuneRecipe
+
+    rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
+    measured = evaluate_classifier(existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options))
+    if args.json:
+        print(json.dumps({**measured.report.to_json(), "classes": measured.details}, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+
+    console = Console(width=80)
+    console.print(measured.report.table())
+    for line in describe_classes(measured.details):
+        console.print(line, markup=False, highlight=False)
+    return 0
+
+
+def describe_classes(details: dict[str, Any]) -> list[str]:
+    """Say in lines what lies behind the scores."""
+    lines = [f"calibration error {details['calibration_error']:.3f} over {details['texts']:,} texts", "label: precision, recall, F1 (texts)"]
+    lines += [f"  {label}: {row['precision']:.3f}, {row['recall']:.3f}, {row['f1']:.3f} ({row['texts']:,})"
+              for label, row in details["labels"].items()]
+    if details.get("confused"):
+        lines += ["most often confused: " + ", ".join(f"{pair['true']} taken for {pair['given']} {pair['texts']} times"
+                                                      for pair in details["confused"][:5])]
+    for name in ("best", "worst"):
+        lines.append(f"{name}:")
+        lines += [f"  {row['probability']:.3f} {', '.join(row['true'])} (given {', '.join(row['given']) or 'none'}): "
+                  f"{' '.join(row['text'].split())[:70]}" for row in details[name][:3]]
+    return lines

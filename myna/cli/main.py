@@ -44,6 +44,7 @@ COMMANDS = {  # in the order a person meets them
     "embed": "turn texts into vectors, by an encoder",
     "similar": "list the words or texts nearest to one, by vectors",
     "fill": "fill the blanks of a text, by an encoder",
+    "classify": "give texts labels: sentiment, topic, intent",
     "transcribe": "write down what is said in a recording, by Whisper",
 }
 

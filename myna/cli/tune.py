@@ -24,11 +24,14 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="the model directory to make")
     parser.add_argument("--resume", action="store_true", help="go on with what DIR holds; starts when it holds nothing")
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file with options: top-level keys, and a table for every stage")
+    parser.add_argument("--valid", metavar="PATH", nargs="+", default=[], help="--task classify: labelled texts to validate on")
+    parser.add_argument("--test", metavar="PATH", nargs="+", default=[], help="--task classify: labelled texts to measure on")
+    parser.add_argument("--multi-label", action="store_true", help="--task classify: a text may have several labels")
     parser.add_argument("--merge", action="store_true", help="LoRA: write the merged whole model too, in DIR/merged")
     parser.add_argument("--skip-bad", action="store_true", help="pass over rows that cannot be read, and count them")
     add_options(parser, TuneOptions, leave_out=("merge",))
     for section, cls in TUNE_SECTIONS.items():
-        add_options(parser, cls, section, leave_out=("skip_bad", "learning_rate", "embedding_learning_rate"))
+        add_options(parser, cls, section, leave_out=("skip_bad", "multi_label", "learning_rate", "embedding_learning_rate"))
 
 
 def read_tuning(args: argparse.Namespace) -> TuneRecipe:
@@ -36,9 +39,10 @@ def read_tuning(args: argparse.Namespace) -> TuneRecipe:
     layers = read_recipe(Path(args.recipe), TUNE_SECTIONS, TuneOptions) if args.recipe else {}
     stages: dict[str, Any] = {name: read_options(args, cls, name, layers) for name, cls in TUNE_SECTIONS.items()}
     recipe = TuneRecipe(tune=read_options(args, TuneOptions, "", layers), **stages)
-    merge, skip = recipe.tune.merge or args.merge, recipe.rows.skip_bad or args.skip_bad
+    merge, skip, several = (recipe.tune.merge or args.merge, recipe.rows.skip_bad or args.skip_bad,
+                            recipe.rows.multi_label or args.multi_label)
     return dataclasses.replace(recipe, tune=dataclasses.replace(recipe.tune, merge=merge),
-                               rows=dataclasses.replace(recipe.rows, skip_bad=skip))
+                               rows=dataclasses.replace(recipe.rows, skip_bad=skip, multi_label=several))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from myna.tuning import tune
 
     try:
-        report = tune(args.base, data, Path(args.out), recipe, args.resume)
+        report = tune(args.base, data, Path(args.out), recipe, args.resume, *([existing(path) for path in paths]
+                                                                              for paths in (args.valid, args.test)))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(str(error) or "interrupted; what is done is kept: go on with --resume") from None
     if args.json:
@@ -58,5 +63,6 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         Console(width=80).print(report.table())
-        print(f"next: myna generate {args.out} \"Once upon a time\"")
+        verb = 'classify {} "a text"' if recipe.tune.task == "classify" else 'generate {} "Once upon a time"'
+        print("next: myna " + verb.format(args.out))
     return 0

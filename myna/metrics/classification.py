@@ -86,6 +86,18 @@ def macro_f1(sums: Array) -> Array:
     return np.asarray(f1(sums).mean(axis=-1))
 
 
+def micro_precision(sums: Array) -> Array:
+    """Return precision over all decisions together: (R, 3K) to (R,)."""
+    right, wrong, _ = (part.sum(axis=-1) for part in _thirds(sums))
+    return divided(right, right + wrong)
+
+
+def micro_recall(sums: Array) -> Array:
+    """Return recall over all decisions together: (R, 3K) to (R,)."""
+    right, _, missed = (part.sum(axis=-1) for part in _thirds(sums))
+    return divided(right, right + missed)
+
+
 def micro_f1(sums: Array) -> Array:
     """Return F1 over all decisions together: (R, 3K) to (R,)."""
     right, wrong, missed = (part.sum(axis=-1) for part in _thirds(sums))

@@ -29,17 +29,20 @@ _PAD = {"bert": 0, "roberta": 1, "albert": 0}  # transformers' defaults, here an
 _DROPOUT = {"bert": 0.1, "roberta": 0.1, "albert": 0.0}
 
 
-def load_encoder(folder: Path, config: dict[str, Any]) -> Encoder:
-    """Read a directory, whoever wrote it. Raises UserError on what is missing, damaged or would be computed otherwise."""
+def load_encoder(folder: Path, config: dict[str, Any], head: tuple[str, ...] = ()) -> Encoder:
+    """Read a directory, whoever wrote it. Raises UserError on what is missing, damaged or would be computed otherwise.
+
+    head: names of weights of a task's head that the caller reads, so that nothing is said of them.
+    """
     shape = read_encoder_config(folder / "config.json", config)
     kind, stored = shape.model_type, open_weights(folder, _is_buffer)
     bias = _HEADS[kind]["head.bias"]
     twins = [name for name in stored if name == f"{_DECODER[kind]}.weight" or (name == f"{_DECODER[kind]}.bias" and bias in stored)]
     own = (f"{kind}.", *({place.split(".")[0] + "." for ours, place in _HEADS[kind].items() if getattr(shape, _PARTS[ours.split(".")[0]])}))
     others = [name for name in stored if name not in twins and not spell(kind, name).startswith(own)]
-    if others:
-        heads = sorted({shown(name.split(".")[0]) for name in others})
-        say(f"{folder}: {len(others)} weights are of another task's head and left out ({', '.join(heads[:3])})")
+    if unread := [name for name in others if name not in head]:
+        heads = sorted({shown(name.split(".")[0]) for name in unread})
+        say(f"{folder}: {len(unread)} weights are of another task's head and left out ({', '.join(heads[:3])})")
     left_out = {*twins, *others}
     model = fill_model(Encoder, shape, folder, encoder_places, lambda name: _is_buffer(name) or name in left_out,
                        lambda name: spell(kind, name))

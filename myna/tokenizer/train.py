@@ -97,6 +97,18 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
     return made
 
 
+def learn_tokenizer(texts: Sequence[str], vocab_size: int, least: int = 1) -> Tokenizer:
+    """Make a tokenizer from texts in memory: characters where most of the text is written without spaces, else learned merges.
+
+    least: how often a character must stand; rarer ones become bytes.
+    """
+    counts = _count_characters(texts)
+    special = len(make_special_tokens(0, 1, ()))
+    if 2 * counts[unspaced_points()].sum() > counts.sum():
+        return _finish(_characters(np.where(counts >= least, counts, 0), vocab_size - 256 - special), ())
+    return _finish(_learn(texts, vocab_size - special), ())
+
+
 def _words(corpus: Corpus, options: TokenizerOptions, room: int) -> RustTokenizer:
     """Build a model of whole words within `room` tokens, from a seeded sample; Chinese words from a list or learned."""
     if options.words is not None:

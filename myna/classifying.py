@@ -1,0 +1,279 @@
+"""The road of a classifier: texts with labels and minutes in; a model that labels texts out, measured beside simpler ones.
+
+read -> what would spoil the scores is said -> linear models on n-grams, in seconds -> where a base or the time asks for it a neural
+model: plan, rehearsal, the one training loop -> what the validation part says is used: one of them, or both with weights -> measured
+on the test part -> written. The baseline is a linear model without naive Bayes, and the majority class stands beside.
+
+    tune_classifier("new", {"data": [Path("reviews.csv")]}, Path("my-classifier"), TuneRecipe(TuneOptions(task="classify")), clock)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from myna import __version__, machine
+from myna.console import duration, say
+from myna.data.labelled import LabelledReading, LabelledText, Parts, read_labelled, split_labelled
+from myna.errors import UserError
+from myna.evaluate.classes import Classes, measure_classes
+from myna.files import sha256, write_atomic, write_json
+from myna.metrics.report import Report
+from myna.models.calibration import fit_temperature, mean_loss
+from myna.models.linear import Linear, LinearConfig
+from myna.models.linear_fit import STRENGTHS, fit_linear, tabulate_texts
+from myna.recipe import TuneRecipe
+from myna.request import Inputs, request_of
+from myna.road import Clock, list_versions
+from myna.tasks.classify import Classifier, Member
+from myna.tokenizer.scripts import unspaced_bytes
+from myna.tokenizer.tokenizer import Tokenizer
+
+Array = npt.NDArray[Any]
+
+BASELINE = "baseline"  # the folder of the baseline's model
+SEEN = "seen.bin"  # the hashes of the texts that were learned from, 16 bytes each, so that a later measure can leave them out
+_LOOKED_AT = 2000  # texts whose script is looked at
+_UNSPACED_SHARE = 0.3  # of the bytes, from which a corpus is one of characters without spaces
+_CHINESE = LinearConfig(characters=(1, 3))  # on 17,457 Chinese reviews as good as 1-4 and better than 1-2 (docs/tasks/classify.md)
+_SPACED = LinearConfig(characters=(2, 5), words=(1, 2))
+_BASELINE = LinearConfig(characters=(1, 3), naive_bayes=False)
+_SHARES = np.linspace(0, 1, 21)  # of the neural model's scores, tried on the validation part
+_LEAST_GAIN = 0.005  # nats on the validation part, below which a second model is not worth its time
+
+
+@dataclasses.dataclass
+class Fitted:
+    """A model with what the validation part says of it."""
+
+    name: str
+    model: Any
+    scores: Array
+    temperature: float
+    loss: float
+    accuracy: float
+    seconds: float = 0.0
+
+    def say(self) -> str:
+        """Say it in a line."""
+        return f"{self.name}: accuracy {self.accuracy:.4f}, {self.loss:.4f} nats a text on the validation part ({duration(self.seconds)})"
+
+
+def tune_classifier(base: str, given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock) -> Report:
+    """Make a classifier at `out`; returns its scores on the test part beside the baseline's. Raises UserError as `tune`.
+
+    base: 'new', a model directory, or the name of a fetched model. given: files by role: data, and valid and test where they are apart.
+    """
+    with clock.stage("read the texts"):
+        readings = {role: read_labelled(given[role], recipe.rows) for role in ("data", "valid", "test") if given.get(role)}
+        for role, reading in readings.items():
+            for line in reading.said():
+                say(f"  {line}" if role == "data" else f"  {role}: {line}")
+        several = any(reading.several for reading in readings.values())
+        for reading in readings.values():
+            reading.several = several
+        parts = split_labelled(readings["data"], recipe.split, readings.get("valid"), readings.get("test"))
+        for line in parts.said:
+            say(f"  {line}")
+    return _Road(base, given, out, recipe, clock, readings, parts, several).run()
+
+
+class _Road:
+    """From the parts to the finished directory."""
+
+    def __init__(self, base: str, given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock, readings: dict[str, LabelledReading],
+                 parts: Parts, several: bool) -> None:
+        self.base, self.given, self.out, self.recipe, self.clock, self.readings = base, given, out, recipe, clock, readings
+        self.parts, self.labels, self.several = parts.texts, parts.labels, several
+        self.said: list[str] = list(parts.said)
+        self.texts = {name: [item.text for item in items] for name, items in self.parts.items()}
+        self.targets = {name: mark_labels(items, self.labels) for name, items in self.parts.items()}
+
+    def run(self) -> Report:
+        """Go the road."""
+        with self.clock.stage("linear models"):
+            baseline, linear = self._fit_linear()
+        neural = self._train_neural()
+        members, why = self._choose(linear, neural)
+        self._note(why)
+        about = {"columns": self.readings["data"].columns, "why": why, "majority": self._majority(), "base": self.base}
+        classifier = Classifier(members, about=about)
+        with self.clock.stage("measure"):
+            measured = measure_against(classifier, self.parts["test"], self.recipe, baseline.model, self._majority())
+        return self._finish(classifier, baseline, measured)
+
+    def _note(self, line: str) -> None:
+        self.said.append(line)
+        say(f"  {line}")
+
+    def _majority(self) -> list[str]:
+        """What a classifier that never looks would say: the most frequent label, or the most frequent set of them."""
+        return list(Counter(tuple(sorted(item.labels)) for item in self.parts["train"]).most_common(1)[0][0])
+
+    # ---- linear models ----
+
+    def _fit_linear(self) -> tuple[Fitted, Fitted]:
+        """Fit the baseline and the linear model, each with the strength that the validation part likes best."""
+        sample = "".join(self.texts["train"][:_LOOKED_AT])
+        chosen = _CHINESE if unspaced_bytes(sample) > _UNSPACED_SHARE * len(sample.encode("utf-8", "replace")) else _SPACED
+        fitted = []
+        tables: dict[Any, Any] = {}
+        for config, name in ((_BASELINE, "plain linear model"), (chosen, "linear model weighted by naive Bayes")):
+            ngrams = (config.characters, config.words)
+            if ngrams not in tables:
+                tables[ngrams] = tabulate_texts(self.texts["train"], config)
+            began = self.clock.seconds
+            best: Fitted | None = None
+            for strength in STRENGTHS:
+                model = fit_linear(tables[ngrams], self.targets["train"], self.labels, config, strength, self.several,
+                                   self.recipe.tune.seed)
+                tried = self._judge(f"{name} on {config}", model, model.score(self.texts["valid"]))
+                if best is not None and tried.loss >= best.loss:
+                    break  # the loss has one valley: beyond it every larger C fits the training part closer and tells less
+                best = tried
+            assert best is not None
+            best.seconds = self.clock.seconds - began
+            self._note(best.say())
+            fitted.append(best)
+        return fitted[0], fitted[1]
+
+    def _judge(self, name: str, model: Any, scores: Array) -> Fitted:
+        targets = self.targets["valid"]
+        temperature = fit_temperature(scores, targets, self.several)
+        right = ((scores > 0) == (targets > 0)).all(axis=1) if self.several else targets[np.arange(len(scores)), scores.argmax(axis=1)]
+        return Fitted(name, model, scores, temperature, mean_loss(scores / temperature, targets, self.several), float(right.mean()))
+
+    # ---- the neural model ----
+
+    def _train_neural(self) -> Fitted | None:
+        """Train a neural model where there is a base, or where the minutes allow one of its own; None where not."""
+        from myna.train.classifying import Material, train_neural
+
+        began, options = self.clock.seconds, self.recipe.tune
+        material = Material(self.texts["train"], self.targets["train"], self.texts["valid"], self.targets["valid"], self.labels,
+                            self.several, len(self.texts["test"]))
+        sources = [file["sha256"] for reading in self.readings.values() for file in reading.notes.files]
+        with self.clock.stage("neural model"):
+            made = train_neural(self.base, material, self.out, options, self.recipe.train,
+                                None if options.steps is not None else lambda: options.minutes * 60 - self.clock.seconds,
+                                {"request": request_of(self.recipe, self.given), "sources": sources})
+        if isinstance(made, str):
+            self._note(made)
+            return None
+        neural = self._judge(made.name, made, made.score(self.texts["valid"]))
+        neural.seconds = self.clock.seconds - began
+        self._note(neural.say())
+        return neural
+
+    def _choose(self, linear: Fitted, neural: Fitted | None) -> tuple[list[Member], str]:
+        """Take the model, or the weighted sum of both, that the validation part says is best; with the reason."""
+        if neural is None:
+            return [Member(".", linear.model, 1 / linear.temperature)], "the linear model is used: it is the only one"
+        targets = self.targets["valid"]
+        parts = [linear.scores / linear.temperature, neural.scores / neural.temperature]
+        mixed = [(1 - share) * parts[0] + share * parts[1] for share in _SHARES]
+        temperatures = [fit_temperature(scores, targets, self.several) for scores in mixed]
+        losses = [mean_loss(scores / temperature, targets, self.several) for scores, temperature in zip(mixed, temperatures, strict=True)]
+        best = int(np.argmin(losses))
+        alone = min((linear, neural), key=lambda one: one.loss)
+        if losses[best] > alone.loss - _LEAST_GAIN:
+            other = neural if alone is linear else linear
+            return [Member(".", alone.model, 1 / alone.temperature)], (
+                f"the {alone.name} alone is used: {alone.loss:.4f} nats a text on the validation part, the {other.name} {other.loss:.4f}, "
+                f"both together {losses[best]:.4f}")
+        share, temperature = float(_SHARES[best]), temperatures[best]
+        weights = (1 - share) / (linear.temperature * temperature), share / (neural.temperature * temperature)
+        return [Member(".", neural.model, weights[1]), Member("linear", linear.model, weights[0])], (
+            f"both are used, {1 - share:.2f} linear and {share:.2f} neural: together {losses[best]:.4f} nats a text on the validation "
+            f"part, alone {linear.loss:.4f} and {neural.loss:.4f}")
+
+    # ---- the end ----
+
+    def _finish(self, classifier: Classifier, baseline: Fitted, measured: Classes) -> Report:
+        """Write the directory; myna.json is last."""
+        with self.clock.stage("write"):
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+            for member in classifier.members:
+                member.model.save(self.out / member.folder)
+            baseline.model.save(self.out / BASELINE)
+            classifier.save_task(self.out)
+            write_atomic(self.out / SEEN, b"".join(sorted(item.key for name in ("train", "valid") for item in self.parts[name])))
+            write_json(self.out / "report.json", {"report": measured.report.to_json(), **measured.details, "said": self.said})
+            names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "linear/model.safetensors",
+                     "linear/features.json", "task.json")
+            words: Any = {"golden": Tokenizer.open(self.out).golden()} if (self.out / "tokenizer.json").is_file() else {}
+            write_json(self.out / "myna.json", {
+                "format": 1, "version": __version__, "family": "classifier", **words,
+                "hashes": {name: sha256(self.out / name) for name in names if (self.out / name).is_file()},
+                "lineage": {"inputs": [file for reading in self.readings.values() for file in reading.notes.files],
+                            "request": request_of(self.recipe, self.given), "seed": self.recipe.tune.seed,
+                            "threads": self.recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
+                "actual": {"total_seconds": round(self.clock.seconds, 3)}, "report": measured.report.to_json(),
+                "stages": self.clock.stages, "notes": self.said})
+        say(f"[{duration(self.clock.seconds)}] done: {self.out}")
+        return measured.report
+
+
+def mark_labels(items: Sequence[LabelledText], labels: Sequence[str]) -> Array:
+    """Mark which labels texts have: (N, K) of 0 and 1; a label that is not among `labels` marks nothing."""
+    place = {label: number for number, label in enumerate(labels)}
+    table = np.zeros((len(items), len(labels)), np.float32)
+    for row, item in zip(table, items, strict=True):
+        row[[place[label] for label in item.labels if label in place]] = 1
+    return table
+
+
+def measure_against(classifier: Classifier, items: Sequence[LabelledText], recipe: TuneRecipe, baseline: Linear | None,
+                    majority: Sequence[str]) -> Classes:
+    """Measure a classifier on texts beside the baseline's model, or beside the majority class where there is none."""
+    texts = [item.text for item in items]
+    log_probs = classifier.log_probs(texts)
+    constant = [tuple(majority)] * len(items)
+    if baseline is None:
+        others, name = constant, "majority class"
+    else:
+        others, name = Classifier([Member(".", baseline)]).decide(Classifier([Member(".", baseline)]).log_probs(texts)), (
+            f"linear on {baseline.config}")
+    measured = measure_classes(items, log_probs, classifier.decide(log_probs), classifier.labels, recipe.evaluate, (name, others),
+                               classifier.several)
+    right = np.mean([set(item.labels) == set(majority) for item in items])
+    measured.details["majority"] = {"labels": list(majority), "accuracy": float(right)}
+    say(f"  the majority class ({', '.join(majority) or 'none'}) alone would be right in {right:.4f}")
+    return measured
+
+
+def evaluate_classifier(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Classes:
+    """Measure a classifier's directory on labelled texts it did not learn from. Raises UserError when there are none."""
+    from myna.tasks.classify import say_unseen
+
+    classifier = Classifier.open(folder)
+    reading = read_labelled(data, recipe.rows)
+    for line in reading.said():
+        say(f"  {line}")
+    seen = _read_seen(folder)
+    items = [item for item in reading.texts if item.key not in seen]
+    if len(items) < len(reading.texts):
+        say(f"  {len(reading.texts) - len(items):,} texts were learned from and are left out")
+    if not items:
+        raise UserError(f"{folder} learned from all {len(reading.texts):,} texts", "texts that it never saw", "give others")
+    if reading.several and not classifier.several:
+        raise UserError("texts with several labels", f"one label each, as {folder} gives", "give other texts")
+    say_unseen(classifier.labels, [item.labels for item in items])
+    baseline = Linear.open(folder / BASELINE) if (folder / BASELINE / "config.json").is_file() else None
+    majority = classifier.about.get("majority")
+    known = isinstance(majority, list) and all(isinstance(label, str) for label in majority)
+    return measure_against(classifier, items, recipe, baseline, majority if known and majority is not None else classifier.labels[:1])
+
+
+def _read_seen(folder: Path) -> set[bytes]:
+    path = folder / SEEN
+    data = path.read_bytes() if path.is_file() else b""
+    return {data[at : at + 16] for at in range(0, len(data), 16)}
