@@ -1,4 +1,4 @@
-"""Classifiers from rows to labels: the whole road by the command line, what is kept, refused and said; encoders as `transformers` has them."""
+"""Classifiers from rows to labels: the whole road by the command line, what is kept, refused and said."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ GENTLE = ["--threads", "1", "--evaluate.resamples", "200"]
 
 def write_rows(path: Path, count: int, seed: int = 0, names: Any = tuple(WORDS)) -> Path:
     texts, labels = draw(count, seed)
-    path.write_text("".join(json.dumps({"review": text, "sentiment": names[label]}) + "\n" for text, label in zip(texts, labels, strict=True)))
+    rows = [{"review": text, "sentiment": names[label]} for text, label in zip(texts, labels, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -131,7 +132,7 @@ def test_a_given_test_part_is_what_is_measured(tmp_path: Path, capsys: pytest.Ca
     train, test = write_rows(tmp_path / "train.jsonl", 200), write_rows(tmp_path / "test.jsonl", 40, seed=3)
     with test.open("a") as file:
         file.write(train.read_text().splitlines()[0] + "\n")
-    code, out, err = run("tune", "new", train, "--test", test, "--task", "classify", "--out", tmp_path / "model", "--minutes", "1",
+    code, _, err = run("tune", "new", train, "--test", test, "--task", "classify", "--out", tmp_path / "model", "--minutes", "1",
                          "--json", *GENTLE, capsys=capsys)
     assert code == 0 and "1 texts of the training part stand in the test part too" in err
     assert json.loads((tmp_path / "model" / "report.json").read_text())["texts"] == 41
