@@ -180,7 +180,8 @@ def test_a_neural_classifier_opens_as_it_was_saved_and_padding_changes_nothing(t
         ids = torch.tensor([tokenizer.encode_inputs([texts[1]])[0]])
         with torch.no_grad():
             np.testing.assert_allclose(theirs.eval()(ids).logits.numpy(), after.score([texts[1]]), atol=1e-5)
-        assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"} and theirs.config.problem_type.startswith("multi" if several else "single")
+        assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
+        assert theirs.config.problem_type.startswith("multi" if several else "single")
         theirs.save_pretrained(tmp_path / "theirs")
         tokenizer.save(tmp_path / "theirs")
         np.testing.assert_allclose(Neural.open(tmp_path / "theirs").score(texts), after.score(texts), atol=1e-6)
