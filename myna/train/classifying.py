@@ -105,6 +105,7 @@ def train_neural(base: str, material: Material, out: Path, options: TuneOptions,
         scores = made.score(material.valid_texts)
         return {"loss": mean_loss(scores, material.valid_targets, material.several), "accuracy": _accuracy(scores, material)}
 
+    torch.manual_seed(plan.seed)  # of the dropout: the same whether or not a rehearsal came before; a checkpoint brings its own state
     train(made.model, reader.read, Run(plan.steps, plan.micro_rows, plan.seconds), plan.options(), out, Hooks(validate))
     made.model.requires_grad_(False).eval()
     made.cut = 0
