@@ -200,6 +200,29 @@ def test_a_model_from_nothing_is_trained_by_the_one_loop_and_joins_where_it_help
     assert run("tune", "--resume", "--out", tmp_path / "model", capsys=capsys)[0] == 0
 
 
+@pytest.mark.parametrize("checkpoints", [0, 1000])  # one at every step, or none before the kill
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                                checkpoints: int) -> None:
+    from myna.train.classifying import Reader
+
+    words = ["tune", "new", write_rows(tmp_path / "rows.jsonl", 200), "--task", "classify", "--steps", "6", *GENTLE,
+             "--train.checkpoint-seconds", checkpoints]
+    assert run(*words, "--out", tmp_path / "whole", capsys=capsys)[0] == 0
+    with monkeypatch.context() as patch:
+        read = Reader.read
+
+        def killed(reader: Reader, step: int) -> Any:
+            if step == 4:
+                raise KeyboardInterrupt
+            return read(reader, step)
+
+        patch.setattr(Reader, "read", killed)
+        assert run(*words, "--out", tmp_path / "cut", capsys=capsys)[0] == 130
+    assert run("tune", "--resume", "--out", tmp_path / "cut", capsys=capsys)[0] == 0
+    for name in ("model.safetensors", "task.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_an_encoder_is_a_base_and_other_families_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from myna.models.pretrained import save_model
 
