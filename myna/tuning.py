@@ -218,10 +218,11 @@ class _Tuning:
             enough = {"train": self.kept["enough"], "valid": self.kept["valid"], "test": self.kept["test"]}[name]
             limit = math.inf if enough is None else enough
             self.labelled[name], self.reports[name] = label_examples(examples, self.tokenizer, template, context, limit)
-        for name, report in self.reports.items():
-            if len({piece.number for piece in self.labelled[name]}) < 2:
-                raise UserError(f"the {name} part has {report.parts} examples that fit a context of {context}", "at least 2",
-                                "give more rows, or a larger --context")
+        for name, least in (("train", 1), ("valid", 1), ("test", 2)):  # an interval needs two
+            count = len({piece.number for piece in self.labelled[name]})
+            if count < least:
+                raise UserError(f"the {name} part has {count} examples that fit a context of {context}", f"at least {least}",
+                                "give more rows, a larger --context, or more --minutes to measure them in")
         for line in self.reports["train"].said():
             say(f"  {line}")
         check_labels(self.reports["train"])
@@ -346,7 +347,8 @@ class _Tuning:
                            "documents": len({piece.number for piece in self.labelled[name]})}
         (self.out / "tokens").mkdir(exist_ok=True)
         per_token = parts["train"]["bytes"] / max(1, parts["train"]["tokens"])
-        write_json(self.out / "tokens" / "report.json", {"vocab_size": self.tokenizer.vocab_size, "bytes_per_token": per_token, "parts": parts})
+        counts = {"vocab_size": self.tokenizer.vocab_size, "bytes_per_token": per_token, "parts": parts}
+        write_json(self.out / "tokens" / "report.json", counts)
 
     def _lineage(self) -> dict[str, Any]:
         return {"inputs": self.reading.files, "request": self.request, "base_sha256": self.kept["sources"]["base"],
