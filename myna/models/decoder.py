@@ -182,9 +182,9 @@ class Decoder(nn.Module):
         return self.norm.fold(self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight, None)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Score every id of the vocabulary: (..., C) to (..., V), float32."""
-        weight, bias = self.head()
-        return F.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)).float()
+        """Score every id of the vocabulary: (..., C) to (..., V), float32, without gradients."""
+        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(self.norm.scale(hidden), weight.to(hidden.dtype)).float()
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
         """Count the labels that are to be predicted."""
