@@ -32,7 +32,7 @@ from myna.errors import UserError
 from myna.evaluate.answers import Measured, answer_prompts, report_tuning, score_pieces, take_passages
 from myna.files import lock, read_json, sha256, write_atomic, write_json
 from myna.metrics.report import Report
-from myna.models.adapter import hash_weights, is_adapter, merge_lora, save_adapter
+from myna.models.adapter import hash_weights, is_adapter, save_adapter
 from myna.models.families import family_of
 from myna.models.fetched import resolve_model
 from myna.models.pretrained import load_model, read_config, save_model
@@ -155,7 +155,9 @@ class _Tuning:
         return self._finish(tuned, plan, actual, before, after)
 
     def _load(self) -> Any:
-        """Open the base, to be used with the products that training uses."""
+        """Open the base, to be used with the products that training uses; what LoRA freezes is kept in their type too."""
+        if self.options.method == "lora":
+            return load_model(self.base, self.precision)
         model = load_model(self.base)
         model.compute_dtype = getattr(torch, self.precision)
         return model
@@ -203,7 +205,9 @@ class _Tuning:
         most = math.inf if left is None else max(0.0, left) * _MEASURING / per_token
         look = math.inf if left is None else max(0.0, left) * _LOOKING / per_token
         enough = None if left is None else int(max(4096.0, left / (2 * per_token)))  # learning takes at least twice a forward pass
-        return {"per_token": per_token, "test": int(min(_TEST, 0.67 * most)), "unrelated": int(min(_UNRELATED, 0.33 * most)),
+        return {"per_token": per_token, "test": int(min(_TEST, 0.5 * most)), "unrelated": int(min(_UNRELATED, 0.25 * most)),
+                # a generated token is read alone, which takes a few times as long as in a row
+                "prompts": int(min(_PROMPTS, max(_SHOWN, 0.25 * most / (3 * _ANSWER_TOKENS)))),
                 "valid": int(min(_VALID, look)), "enough": enough, "context": self.options.context}
 
     def _label(self, longest: int) -> None:
@@ -232,7 +236,7 @@ class _Tuning:
         for line in show_labels(self.labelled["train"][0], self.tokenizer, sys.stderr.isatty()).splitlines():
             for shown in [line] if sys.stderr.isatty() else textwrap.wrap(line, 76) or [""]:
                 say(f"    {shown}")
-        asked = {name: [example for example in parts[name] if example.messages][:_PROMPTS] for name in ("valid", "test")}
+        asked = {name: [example for example in parts[name] if example.messages][:self.kept["prompts"]] for name in ("valid", "test")}
         self.questions = [example.question[-1]["content"] for example in asked["test"]]
         self.prompts = {name: [self._prompt(example)[-(context - 8):] for example in listed] for name, listed in asked.items()}
 
@@ -311,9 +315,7 @@ class _Tuning:
             self._save(model, self.out)
             self._write_counts()
             if self.options.merge and self.options.method == "lora":
-                merge_lora(model)
-                model.compute_dtype = torch.float32
-                save_model(model, self.out / "merged", self.tokenizer.pad_id)
+                save_model(load_model(self.out), self.out / "merged", self.tokenizer.pad_id)  # merged in float32
                 self._save_words(self.out / "merged")
             actual["total_seconds"] = round(self.clock.seconds, 3)
             names = ("adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json", "model.safetensors",
