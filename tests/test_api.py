@@ -105,6 +105,6 @@ def test_the_typed_options_are_the_options() -> None:
 
 
 def test_the_package_shows_what_it_says() -> None:
-    assert set(myna.__all__) == {"__version__", "build", "load"}
+    assert set(myna.__all__) == {"__version__", "build", "load", "tune"}
     with pytest.raises(AttributeError, match="no attribute 'embed'"):
         _ = myna.embed
