@@ -52,6 +52,7 @@ _TEST, _UNRELATED, _VALID = 16_384, 8_192, 4_096  # tokens measured at most
 _MEASURING, _LOOKING = 0.1, 0.01  # shares of the time for each of the two measurements, and for each look at the validation part
 _WRITING_SECONDS = 4.0  # for the bootstrap, the pages and the hashes at the end
 _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answered, how many are shown, tokens of an answer at most
+_SAMPLE_TOKENS = 32  # of the answer that is shown at each look
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
 
@@ -132,23 +133,26 @@ class _Tuning:
             write_json(path, before.to_json())
             self._say_answers(before)
         with self.clock.stage("plan"):
-            plan = self.plan or self._plan(model, before.seconds)
+            plan = self.plan or self._plan(model, before)
             say(describe_plan(plan))
             say(f"  {self.kept['changed']}")
         del model
         gc.collect()
+        machine.return_memory()  # what the timed steps held, so that the next stage does not stand on top of it
         read = self._reader(plan)
         making = Making(self._make, self._save, self._open)
         if not (self.out / "log.jsonl").is_file():
             with self.clock.stage("rehearsal"):
                 rehearse(plan, self.tokenizer, read, self.out / ".rehearsal", self._speak, making)
                 gc.collect()
+                machine.return_memory()
         with self.clock.stage("train"):
             tuned = self._make()
             hooks = Hooks(lambda: self._validate(tuned), lambda: self._answer(tuned, self.prompts["valid"][:1]))
             end = train(tuned, read, Run(plan.steps, plan.micro_rows, plan.seconds), plan.options(), self.out, hooks)
         actual = {"seconds": round(end.seconds, 3), "seconds_per_step": end.seconds / end.step, "steps": end.step, "tokens": end.tokens,
                   "peak_bytes": machine.peak_memory(), **self._validate(tuned)}
+        machine.return_memory()
         with self.clock.stage("evaluate"):
             after = self._measure(tuned)
             self._say_answers(after)
@@ -264,15 +268,20 @@ class _Tuning:
         model.eval()
         scores = {name: score_pieces(model, self.labelled[part], self.tokenizer)
                   for name, part in (("answers", "test"), ("unrelated", "unrelated"))}
+        scored = time.monotonic() - began
         answers = answer_prompts(model, self.prompts["test"], self._ends(), _ANSWER_TOKENS)
-        return Measured(scores, answers, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        tokens = sum(len(piece.ids) for part in ("test", "unrelated") for piece in self.labelled[part])
+        steps = 1 + max((len(answer.ids) for answer in answers), default=0)
+        return Measured(scores, answers, seconds, scored / tokens, (seconds - scored) / steps)
 
     def _validate(self, model: Any) -> dict[str, float]:
         bits, size, tokens = score_pieces(model, self.labelled["valid"], self.tokenizer).sum(axis=0).tolist()
+        machine.return_memory()  # pieces of every length leave holes that nothing else fits
         return {"bits_per_byte": bits / max(1.0, size), "loss": bits / tokens * math.log(2)}
 
     def _answer(self, model: Any, prompts: Sequence[Sequence[int]]) -> str:
-        return "".join(self.tokenizer.decode(answer.ids) for answer in answer_prompts(model.eval(), prompts, self._ends(), 32))
+        return "".join(self.tokenizer.decode(answer.ids) for answer in answer_prompts(model.eval(), prompts, self._ends(), _SAMPLE_TOKENS))
 
     def _say_answers(self, measured: Measured) -> None:
         bits, size, _ = measured.scores["answers"].sum(axis=0)
@@ -294,11 +303,11 @@ class _Tuning:
 
         return read
 
-    def _plan(self, model: Any, measuring: float) -> Plan:
+    def _plan(self, model: Any, before: Measured) -> Plan:
         """Plan, and write plan.json before anything is trained. model: the base, which is spoiled."""
         left = self.options.minutes * 60 - self.clock.seconds
-        look = self.kept["valid"] * self.kept["per_token"] + 1.0  # and a short answer
-        costs = Costs(left, measuring + 3 * self.opening + _WRITING_SECONDS, look, self.kept["per_token"])
+        look = self.kept["valid"] * before.per_token + _SAMPLE_TOKENS * before.per_step
+        costs = Costs(left, before.seconds + 3 * self.opening + _WRITING_SECONDS, look, self.kept["per_token"])
         prepared = prepare_model(model, self.options)
         self.kept["changed"] = describe_change(prepared, self.options)
         train = settle_tuning(self.options, self.recipe.train)

@@ -58,5 +58,6 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         Console(width=80).print(report.table())
-        print(f"next: myna generate {args.out} \"Once upon a time\"")
+        talks = (Path(args.out) / "chat_template.jinja").is_file()
+        print(f"next: myna chat {args.out}" if talks else f"next: myna generate {args.out} \"Once upon a time\"")
     return 0

@@ -98,7 +98,7 @@ class TuneOptions:
     "Tokens of a row; none is 128, 256 or 512, so that nine of ten examples fit."
     batch_tokens: int | None = None
     "Tokens of an optimizer step; none is chosen by how many there will be."
-    micro_tokens: int = 1024
+    micro_tokens: int = 512
     "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
     max_epochs: float = 3.0
     "Passes over the rows at most: a usual number, not measured; time beyond that is given back."
