@@ -52,6 +52,7 @@ _TEST, _UNRELATED, _VALID = 16_384, 8_192, 4_096  # tokens measured at most
 _MEASURING, _LOOKING = 0.1, 0.01  # shares of the time for each of the two measurements, and for each look at the validation part
 _WRITING_SECONDS = 4.0  # for the bootstrap, the pages and the hashes at the end
 _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answered, how many are shown, tokens of an answer at most
+_SLOWER = 1.5  # times as long as the base's measure that of the tuned model takes: what was added is computed beside it
 _SAMPLE_TOKENS = 32  # of the answer that is shown at each look
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
@@ -307,7 +308,7 @@ class _Tuning:
         """Plan, and write plan.json before anything is trained. model: the base, which is spoiled."""
         left = self.options.minutes * 60 - self.clock.seconds
         look = self.kept["valid"] * before.per_token + _SAMPLE_TOKENS * before.per_step
-        costs = Costs(left, before.seconds + 3 * self.opening + _WRITING_SECONDS, look, self.kept["per_token"])
+        costs = Costs(left, _SLOWER * before.seconds + 3 * self.opening + _WRITING_SECONDS, look, self.kept["per_token"])
         prepared = prepare_model(model, self.options)
         self.kept["changed"] = describe_change(prepared, self.options)
         train = settle_tuning(self.options, self.recipe.train)
