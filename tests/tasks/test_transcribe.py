@@ -297,8 +297,8 @@ def test_the_command_goes_all_the_way_on_a_model_that_was_never_trained(tmp_path
     out, err = capsys.readouterr()
     assert out.strip() == "" and "silent.wav: no speech was heard" in err
     (tmp_path / "short.txt").write_text("Two words", encoding="utf-8")
-    for wrong, said in (([str(noisy), "--reference", str(tmp_path / "short.txt")], "a reference of 2 words"), (["none.wav"], "none.wav"), ([str(tmp_path / "reference.txt")], "reference.txt"),
-                        ([str(noisy), "--language", "zh"], "English")):
+    for wrong, said in (([str(noisy), "--reference", str(tmp_path / "short.txt")], "a reference of 2 words"), (["none.wav"], "none.wav"),
+                        ([str(tmp_path / "reference.txt")], "reference.txt"), ([str(noisy), "--language", "zh"], "English")):
         assert main(["transcribe", str(folder), *wrong]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1

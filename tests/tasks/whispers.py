@@ -1,4 +1,4 @@
-"""A Whisper directory of a few thousand weights that were never trained, with a tokenizer: it hears nothing, but all of the road is there."""
+"""A Whisper directory of a few thousand weights that were never trained, with a tokenizer: it hears nothing, but goes all the way."""
 
 from __future__ import annotations
 
