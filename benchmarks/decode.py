@@ -195,7 +195,7 @@ def score_all(runners: dict[str, Runner], text: Path, model: Path, encode: Calla
 def main() -> None:
     """Race and print medians, ratios and bits per byte."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a model directory, with its tokenizer")
+    parser.add_argument("--model", type=Path, required=True, help="a model directory with its tokenizer, or the name of a fetched model")
     parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp; without it that is left out")
     parser.add_argument("--text", type=Path, help="a text to score; without it nothing is scored")
     parser.add_argument("--pairs", type=int, default=5, help="turns (default 5)")
@@ -203,6 +203,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of each (default 2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+
+    from myna.models.fetched import resolve_model
+
+    args.model = resolve_model(args.model)
     for path in (args.model / "tokenizer.json", args.gguf, args.text):
         if path is not None and not path.is_file():
             parser.error(f"no file {path}")

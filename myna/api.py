@@ -23,7 +23,7 @@ from myna.generate.rules import Rules, read_rules
 from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
 from myna.models.adapter import holder_of
-from myna.models.families import Family
+from myna.models.families import Family, family_of
 from myna.models.fetched import resolve_model
 from myna.models.mixture import Mixture
 from myna.models.pooling import read_pooling
@@ -129,7 +129,11 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
     model = load_directory(folder, member, precision)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
-    return Model(folder, model, Tokenizer.open(holder_of(folder, "tokenizer.json")))
+    tokenizer = Tokenizer.open(holder_of(folder, "tokenizer.json"))
+    if family_of(getattr(getattr(model, "config", None), "model_type", "")) == "decoder":
+        begins = tokenizer.beginning_id()
+        model.separator_id = model.separator_id if begins is None else begins
+    return Model(folder, model, tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from myna.errors import UserError
 from myna.evaluate.answers import Measured, answer_prompts, report_tuning, score_pieces, take_passages
 from myna.files import lock, read_json, sha256, write_atomic, write_json
 from myna.metrics.report import Report
-from myna.models.adapter import hash_weights, is_adapter, merge_lora, save_adapter
+from myna.models.adapter import hash_weights, is_adapter, save_adapter
 from myna.models.families import family_of
 from myna.models.fetched import resolve_model
 from myna.models.pretrained import load_model, read_config, save_model
@@ -52,6 +52,8 @@ _TEST, _UNRELATED, _VALID = 16_384, 8_192, 4_096  # tokens measured at most
 _MEASURING, _LOOKING = 0.1, 0.01  # shares of the time for each of the two measurements, and for each look at the validation part
 _WRITING_SECONDS = 4.0  # for the bootstrap, the pages and the hashes at the end
 _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answered, how many are shown, tokens of an answer at most
+_SLOWER = 1.5  # times as long as the base's measure that of the tuned model takes: what was added is computed beside it
+_SAMPLE_TOKENS = 32  # of the answer that is shown at each look
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
 
@@ -148,30 +150,35 @@ class _Tuning:
             write_json(path, before.to_json())
             self._say_answers(before)
         with self.clock.stage("plan"):
-            plan = self.plan or self._plan(model, before.seconds)
+            plan = self.plan or self._plan(model, before)
             say(describe_plan(plan))
             say(f"  {self.kept['changed']}")
         del model
         gc.collect()
+        machine.return_memory()  # what the timed steps held, so that the next stage does not stand on top of it
         read = self._reader(plan)
         making = Making(self._make, self._save, self._open)
         if not (self.out / "log.jsonl").is_file():
             with self.clock.stage("rehearsal"):
                 rehearse(plan, self.tokenizer, read, self.out / ".rehearsal", self._speak, making)
                 gc.collect()
+                machine.return_memory()
         with self.clock.stage("train"):
             tuned = self._make()
             hooks = Hooks(lambda: self._validate(tuned), lambda: self._answer(tuned, self.prompts["valid"][:1]))
             end = train(tuned, read, Run(plan.steps, plan.micro_rows, plan.seconds), plan.options(), self.out, hooks)
         actual = {"seconds": round(end.seconds, 3), "seconds_per_step": end.seconds / end.step, "steps": end.step, "tokens": end.tokens,
                   "peak_bytes": machine.peak_memory(), **self._validate(tuned)}
+        machine.return_memory()
         with self.clock.stage("evaluate"):
             after = self._measure(tuned)
             self._say_answers(after)
         return self._finish(tuned, plan, actual, before, after)
 
     def _load(self) -> Any:
-        """Open the base, to be used with the products that training uses."""
+        """Open the base, to be used with the products that training uses; what LoRA freezes is kept in their type too."""
+        if self.options.method == "lora":
+            return load_model(self.base, self.precision)
         model = load_model(self.base)
         model.compute_dtype = getattr(torch, self.precision)
         return model
@@ -219,7 +226,9 @@ class _Tuning:
         most = math.inf if left is None else max(0.0, left) * _MEASURING / per_token
         look = math.inf if left is None else max(0.0, left) * _LOOKING / per_token
         enough = None if left is None else int(max(4096.0, left / (2 * per_token)))  # learning takes at least twice a forward pass
-        return {"per_token": per_token, "test": int(min(_TEST, 0.67 * most)), "unrelated": int(min(_UNRELATED, 0.33 * most)),
+        return {"per_token": per_token, "test": int(min(_TEST, 0.5 * most)), "unrelated": int(min(_UNRELATED, 0.25 * most)),
+                # a generated token is read alone, which takes a few times as long as in a row
+                "prompts": int(min(_PROMPTS, max(_SHOWN, 0.25 * most / (3 * _ANSWER_TOKENS)))),
                 "valid": int(min(_VALID, look)), "enough": enough, "context": self.options.context}
 
     def _label(self, longest: int) -> None:
@@ -234,10 +243,11 @@ class _Tuning:
             enough = {"train": self.kept["enough"], "valid": self.kept["valid"], "test": self.kept["test"]}[name]
             limit = math.inf if enough is None else enough
             self.labelled[name], self.reports[name] = label_examples(examples, self.tokenizer, template, context, limit)
-        for name, report in self.reports.items():
-            if len({piece.number for piece in self.labelled[name]}) < 2:
-                raise UserError(f"the {name} part has {report.parts} examples that fit a context of {context}", "at least 2",
-                                "give more rows, or a larger --context")
+        for name, least in (("train", 1), ("valid", 1), ("test", 2)):  # an interval needs two
+            count = len({piece.number for piece in self.labelled[name]})
+            if count < least:
+                raise UserError(f"the {name} part has {count} examples that fit a context of {context}", f"at least {least}",
+                                "give more rows, a larger --context, or more --minutes to measure them in")
         for line in self.reports["train"].said():
             say(f"  {line}")
         check_labels(self.reports["train"])
@@ -247,7 +257,7 @@ class _Tuning:
         for line in show_labels(self.labelled["train"][0], self.tokenizer, sys.stderr.isatty()).splitlines():
             for shown in [line] if sys.stderr.isatty() else textwrap.wrap(line, 76) or [""]:
                 say(f"    {shown}")
-        asked = {name: [example for example in parts[name] if example.messages][:_PROMPTS] for name in ("valid", "test")}
+        asked = {name: [example for example in parts[name] if example.messages][:self.kept["prompts"]] for name in ("valid", "test")}
         self.questions = [example.question[-1]["content"] for example in asked["test"]]
         self.prompts = {name: [self._prompt(example)[-(context - 8):] for example in listed] for name, listed in asked.items()}
 
@@ -275,15 +285,20 @@ class _Tuning:
         model.eval()
         scores = {name: score_pieces(model, self.labelled[part], self.tokenizer)
                   for name, part in (("answers", "test"), ("unrelated", "unrelated"))}
+        scored = time.monotonic() - began
         answers = answer_prompts(model, self.prompts["test"], self._ends(), _ANSWER_TOKENS)
-        return Measured(scores, answers, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        tokens = sum(len(piece.ids) for part in ("test", "unrelated") for piece in self.labelled[part])
+        steps = 1 + max((len(answer.ids) for answer in answers), default=0)
+        return Measured(scores, answers, seconds, scored / tokens, (seconds - scored) / steps)
 
     def _validate(self, model: Any) -> dict[str, float]:
         bits, size, tokens = score_pieces(model, self.labelled["valid"], self.tokenizer).sum(axis=0).tolist()
+        machine.return_memory()  # pieces of every length leave holes that nothing else fits
         return {"bits_per_byte": bits / max(1.0, size), "loss": bits / tokens * math.log(2)}
 
     def _answer(self, model: Any, prompts: Sequence[Sequence[int]]) -> str:
-        return "".join(self.tokenizer.decode(answer.ids) for answer in answer_prompts(model.eval(), prompts, self._ends(), 32))
+        return "".join(self.tokenizer.decode(answer.ids) for answer in answer_prompts(model.eval(), prompts, self._ends(), _SAMPLE_TOKENS))
 
     def _say_answers(self, measured: Measured) -> None:
         bits, size, _ = measured.scores["answers"].sum(axis=0)
@@ -305,11 +320,11 @@ class _Tuning:
 
         return read
 
-    def _plan(self, model: Any, measuring: float) -> Plan:
+    def _plan(self, model: Any, before: Measured) -> Plan:
         """Plan, and write plan.json before anything is trained. model: the base, which is spoiled."""
         left = self.options.minutes * 60 - self.clock.seconds
-        look = self.kept["valid"] * self.kept["per_token"] + 1.0  # and a short answer
-        costs = Costs(left, measuring + 3 * self.opening + _WRITING_SECONDS, look, self.kept["per_token"])
+        look = self.kept["valid"] * before.per_token + _SAMPLE_TOKENS * before.per_step
+        costs = Costs(left, _SLOWER * before.seconds + 3 * self.opening + _WRITING_SECONDS, look, self.kept["per_token"])
         prepared = prepare_model(model, self.options)
         self.kept["changed"] = describe_change(prepared, self.options)
         train = settle_tuning(self.options, self.recipe.train)
@@ -326,9 +341,7 @@ class _Tuning:
             self._save(model, self.out)
             self._write_counts()
             if self.options.merge and self.options.method == "lora":
-                merge_lora(model)
-                model.compute_dtype = torch.float32
-                save_model(model, self.out / "merged", self.tokenizer.pad_id)
+                save_model(load_model(self.out), self.out / "merged", self.tokenizer.pad_id)  # merged in float32
                 self._save_words(self.out / "merged")
             actual["total_seconds"] = round(self.clock.seconds, 3)
             names = ("adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json", "model.safetensors",
@@ -362,7 +375,8 @@ class _Tuning:
                            "documents": len({piece.number for piece in self.labelled[name]})}
         (self.out / "tokens").mkdir(exist_ok=True)
         per_token = parts["train"]["bytes"] / max(1, parts["train"]["tokens"])
-        write_json(self.out / "tokens" / "report.json", {"vocab_size": self.tokenizer.vocab_size, "bytes_per_token": per_token, "parts": parts})
+        counts = {"vocab_size": self.tokenizer.vocab_size, "bytes_per_token": per_token, "parts": parts}
+        write_json(self.out / "tokens" / "report.json", counts)
 
     def _lineage(self) -> dict[str, Any]:
         return {"inputs": self.reading.files, "request": self.request, "base_sha256": self.kept["sources"]["base"],

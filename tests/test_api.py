@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import typing
 from pathlib import Path
 
@@ -105,6 +107,18 @@ def test_the_typed_options_are_the_options() -> None:
 
 
 def test_the_package_shows_what_it_says() -> None:
-    assert set(myna.__all__) == {"__version__", "build", "load"}
+    assert set(myna.__all__) == {"__version__", "build", "load", "tune"}
     with pytest.raises(AttributeError, match="no attribute 'embed'"):
         _ = myna.embed
+
+
+def test_a_document_begins_after_the_tokenizers_separator_whatever_ends_a_turn(built: Built, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    left = shutil.ignore_patterns("corpus", "tokens", "ngram", "mixture.json", "myna.json", "plan.json")
+    shutil.copytree(built.folder, folder, ignore=left)
+    tokenizer = myna.load(built.folder).tokenizer
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": tokenizer.special_id("<|im_end|>")}))
+    model, text = myna.load(folder), tokenizer.encode("The class statement")
+    assert model.language_model.separator_id == tokenizer.separator_id == tokenizer.beginning_id()
+    assert (model.log_probs(text) == myna.load(built.folder, member="decoder").log_probs(text)).all()

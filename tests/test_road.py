@@ -19,6 +19,7 @@ from myna.data.shards import Shard
 from myna.files import find_damage, sha256
 from myna.metrics.report import Report
 from tests.conftest import TINY, Built, tiny_flags
+from tests.tasks.whispers import write_noise, write_whisper
 
 SENTENCES = ["春天来了，河边的柳树发了芽。", "老人坐在门前，讲起从前的故事。", "孩子们在院子里唱歌、跳舞，很高兴。",
              "水车一天到晚转个不停！", "他问：“你要到哪里去？”", "山上的雪还没有化，路很难走。",
@@ -219,7 +220,7 @@ def test_a_wrong_option_is_one_line_and_names_the_nearest(built: Built, tmp_path
 
 def test_a_model_directory_that_is_wrong_is_one_line(built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(built.folder, broken, ignore=shutil.ignore_patterns("corpus", "tokens", "ngram"))
+    shutil.copytree(built.folder, broken, ignore=shutil.ignore_patterns("corpus", "tokens"))
     record = read(broken / "myna.json")
     record["golden"]["ids"][0][0] += 1
     (broken / "myna.json").write_text(json.dumps(record), encoding="utf-8")
@@ -245,6 +246,12 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
     encoder = tmp_path / "encoder"
     made = ["build", str(built.texts), "--out", str(encoder), "--family", "encoder", "--steps", "2", "--threads", "1", *tiny_flags()]
     assert main(made) == 0
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"{n}?", "answer": "It is so."}) + "\n" for n in range(60)), encoding="utf-8")
+    labelled, topics = tmp_path / "labelled.csv", tmp_path / "topics"
+    labelled.write_text("text,label\n" + "".join(f"{kind} number {n},{kind}\n" for n in range(60) for kind in ("bird", "tower")), encoding="utf-8")
+    assert main(["tune", "new", str(labelled), "--task", "classify", "--steps", "2", "--threads", "1", "--out", str(topics)]) == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello\n")))
     runs: dict[str, list[object]] = {
         "fetch": ["--list"], "build": [built.texts, "--out", tmp_path / "m", "--family", "ngram", *tiny_flags()],
         "plan": [built.texts, "--steps", 5, *tiny_flags()], "show": [built.folder], "generate": [built.folder, "Once", "--max-tokens", 5],
@@ -252,7 +259,10 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
         "tokenize": [corpus, "--out", tmp_path / "tokens"], "export": [built.ngram, "--to", "arpa", "--out", tmp_path / "m.arpa"],
         "compare": [built.texts, "--families", "ngram,unbounded", "--out", tmp_path / "compared", "--threads", 1, *tiny_flags()],
         "import": [tmp_path / "m.arpa", tmp_path / "imported", "--tokenizer", built.ngram], "similar": [built.folder, "the"],
-        "fill": [encoder, "The ___ of a class"]}
+        "fill": [encoder, "The ___ of a class"], "chat": [built.folder, "--member", "decoder", "--max-tokens", 4],
+        "tune": [built.folder, rows, "--steps", 2, "--threads", 1, "--rank", 2, "--out", tmp_path / "tuned", "--evaluate.resamples", 200],
+        "index": [built.texts, "--out", tmp_path / "index"], "search": [tmp_path / "index", "class"],
+        "classify": [topics, "a text"], "embed": [encoder, "a bird"], "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
     assert set(runs) == set(COMMANDS)
     for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
         out = io.StringIO()

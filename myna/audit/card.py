@@ -60,7 +60,8 @@ def render(record: Record) -> str:
         rows=_rows(record.report), verdict=record.report.verdict(), files=ranked[:_FILES_SHOWN], rest=len(ranked[_FILES_SHOWN:]),
         count=len(entries), kept=sum(e.get("kept") or 0 for e in entries), bytes=sum(e.get("bytes") or 0 for e in entries),
         dropped=_dropped(entries), tags=["myna", record.model_type, *([record.family] if record.family != record.model_type else [])],
-        causal=record.family in CAUSAL, tuned=record.myna.get("tuned") or {}, adapter=is_adapter(record.folder), pipeline=_PIPELINES.get(record.family, "text-generation"),
+        causal=record.family in CAUSAL, tuned=record.myna.get("tuned") or {}, adapter=is_adapter(record.folder),
+        pipeline=_PIPELINES.get(record.family, "text-generation"),
         command=shlex.join(["myna", *lineage.get("argv", [])[1:]]))
 
 

@@ -43,6 +43,8 @@ COMMANDS = {  # in the order a person meets them
     "export": "write the model for other tools (GGUF, Hugging Face, ARPA)",
     "embed": "turn texts into vectors, by an encoder",
     "similar": "list the words or texts nearest to one, by vectors",
+    "index": "make an index of documents, or add to it",
+    "search": "find the passages of an index that a question is about",
     "fill": "fill the blanks of a text, by an encoder",
     "classify": "give texts labels: sentiment, topic, intent",
     "transcribe": "write down what is said in a recording, by Whisper",

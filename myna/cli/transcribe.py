@@ -91,9 +91,11 @@ def _read_reference(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        reference = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})", "a text in UTF-8") from None
+    _measure(reference, [reference])  # says that it is too short before anything is transcribed
+    return reference
 
 
 def _measure(reference: str | None, texts: list[str]) -> Report | None:

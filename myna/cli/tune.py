@@ -63,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         Console(width=80).print(report.table())
-        verb = 'classify {} "a text"' if recipe.tune.task == "classify" else 'generate {} "Once upon a time"'
+        verb = 'generate {} "Once upon a time"'
+        if recipe.tune.task == "classify":
+            verb = 'classify {} "a text"'
+        elif (Path(args.out) / "chat_template.jinja").is_file():
+            verb = "chat {}"
         print("next: myna " + verb.format(args.out))
     return 0

@@ -44,7 +44,7 @@ class Template(Protocol):
 
 
 class Labelled(NamedTuple):
-    """An example as ids, and which of them are learned: (T,) int64 and bool; `number` is the conversation it is a part of."""
+    """An example as ids, and which of them are learned: (T,) int64 and bool; pieces of one conversation have one `number`."""
 
     ids: npt.NDArray[np.int64]
     trained: npt.NDArray[np.bool_]
@@ -109,15 +109,16 @@ def label_examples(examples: Sequence[Example], tokenizer: Tokenizer, template: 
     """Turn examples into labelled ids of at most `context` + 1 each (the last is only predicted), and report on them.
 
     template: None for a model that has none: then only pairs of prompt and completion, and texts, can be learned from.
-    enough: tokens after which no further example is read.
+    enough: tokens after which no further example is read, when there are two: an interval needs as many.
     Raises UserError on a conversation without a template.
     """
     ends = template.end_ids if template is not None else frozenset({tokenizer.separator_id})
     report = LabelReport(context, end_names=tokenizer.tokens(sorted(ends)), end_is_pad=tokenizer.pad_id in ends)
     labelled: list[Labelled] = []
-    for number, example in enumerate(examples):
-        if report.tokens >= enough:
-            report.unread = len(examples) - number
+    number = 0
+    for place, example in enumerate(examples):
+        if report.tokens >= enough and number > 1:
+            report.unread = len(examples) - place
             break
         report.examples += 1
         report.conversations += bool(example.messages)
@@ -129,9 +130,13 @@ def label_examples(examples: Sequence[Example], tokenizer: Tokenizer, template: 
             pieces = _label_pair(example, tokenizer, context, report)
         report.dropped += not pieces
         for ids, trained in pieces:
+            if report.tokens >= enough and number > 1 and not example.messages:
+                break  # of a long text, as much as is wanted
+            number += not example.messages
             piece = Labelled(np.array(ids, dtype=np.int64), np.array(trained, dtype=bool), number)
             _count(piece, bool(example.messages), ends, tokenizer, report)
             labelled.append(piece)
+        number += bool(example.messages)
     return labelled, report
 
 

@@ -55,6 +55,10 @@ class Measured:
     scores: dict[str, Array]
     answers: list[Answer]
     seconds: float
+    per_token: float = 0.0
+    "Seconds to score a token."
+    per_step: float = 0.0
+    "Seconds to generate a token of all answers."
 
     @property
     def stopped(self) -> int:
@@ -63,13 +67,14 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {"scores": {name: rows.tolist() for name, rows in self.scores.items()}, "answers": self.answers, "seconds": self.seconds}
+        return {"scores": {name: rows.tolist() for name, rows in self.scores.items()}, "answers": self.answers, "seconds": self.seconds,
+                "per_token": self.per_token, "per_step": self.per_step}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Measured:
         """Read back what `to_json` gave."""
         scores = {name: np.array(rows) for name, rows in value["scores"].items()}
-        return cls(scores, [Answer(*answer) for answer in value["answers"]], value["seconds"])
+        return cls(scores, [Answer(*answer) for answer in value["answers"]], value["seconds"], value["per_token"], value["per_step"])
 
 
 def take_passages(path: Path | None, tokens: int) -> list[Example]:

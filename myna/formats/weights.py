@@ -113,7 +113,7 @@ def list_tensors(path: Path, ignored: Callable[[str], bool] = lambda name: False
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > _MOST_HEADER:
-                raise UserError(f"{path} has a header of {size:,} bytes", f"at most {_MOST_HEADER:,}", "restore the file")
+                raise UserError(f"{path} cannot be read (a header of {size:,} bytes)", f"at most {_MOST_HEADER:,}", "restore the file")
             header = file.read(size)
         with safe_open(path, framework="np") as opened:  # refuses a header that is not whole, unique and within the file
             known = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dictionary)

@@ -30,6 +30,7 @@ from myna.models.protocol import Ids, LogProbs
 from myna.models.steps import check_step, pad_rows, score_step
 
 _SCORED_AT_ONCE = 8192  # ids per forward pass when a document is scored: bounds memory, large enough for full speed
+_LOGITS_AT_ONCE = 1 << 24  # float32 logits of a document held at once: 64 MB
 _FIRST_TABLE = 1024  # positions whose rotations are made at once; more when they are needed, so a long context costs nothing unused
 
 STYLES = {
@@ -182,9 +183,9 @@ class Decoder(nn.Module):
         return self.norm.fold(self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight, None)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Score every id of the vocabulary: (..., C) to (..., V), float32."""
-        weight, bias = self.head()
-        return F.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)).float()
+        """Score every id of the vocabulary: (..., C) to (..., V), float32, without gradients."""
+        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(self.norm.scale(hidden), weight.to(hidden.dtype)).float()
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
         """Count the labels that are to be predicted."""
@@ -245,7 +246,7 @@ class Decoder(nn.Module):
         stream = torch.as_tensor(np.concatenate(([self.separator_id], np.asarray(ids, dtype=np.int64))))
         scores = np.empty(length, dtype=np.float32)
         starts = [0, *range(stride, length - context + stride, stride)] if length > context else [0]
-        rows = max(1, _SCORED_AT_ONCE // context)
+        rows, at_once = max(1, _SCORED_AT_ONCE // context), max(64, _LOGITS_AT_ONCE // self.vocab_size)
         for first in range(0, len(starts), rows):
             group = starts[first : first + rows]
             widths = [min(context, length - start) for start in group]
@@ -256,9 +257,10 @@ class Decoder(nn.Module):
             hidden = self.hidden(batch[:, :-1])
             for row, (start, width) in enumerate(zip(group, widths, strict=True)):
                 new = 0 if start == 0 else context - stride
-                logits = self.logits(hidden[row, new:width])
-                nll = F.cross_entropy(logits, batch[row, new + 1 : width + 1], reduction="none")
-                scores[start + new : start + width] = -nll.numpy()
+                for at in range(new, width, at_once):  # never all logits of a long window at once
+                    end = min(width, at + at_once)
+                    nll = F.cross_entropy(self.logits(hidden[row, at:end]), batch[row, at + 1 : end + 1], reduction="none")
+                    scores[start + at : start + end] = -nll.numpy()
         return scores
 
 

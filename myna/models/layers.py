@@ -75,6 +75,10 @@ class RMSNorm(nn.Module):
         """Return the matrix and bias that read what `forward` gives, the gain in them."""
         return weight * self.weight, bias
 
+    def scale(self, x: Tensor) -> Tensor:
+        """Apply the gain to what `forward` gave."""
+        return x * self.weight.to(x.dtype)
+
 
 class LayerNorm(nn.Module):
     """A normalisation to mean 0 and variance 1; its gain and bias are applied by the matrices that read it."""
@@ -93,6 +97,10 @@ class LayerNorm(nn.Module):
         moved = weight.to(self.bias.dtype) @ self.bias
         return weight * self.weight, moved if bias is None else moved + bias
 
+    def scale(self, x: Tensor) -> Tensor:
+        """Apply the gain and the bias to what `forward` gave."""
+        return torch.addcmul(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+
 
 Norm = RMSNorm | LayerNorm
 NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
@@ -100,8 +108,11 @@ NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": La
 
 def read_norm(x: Tensor, norm: Norm, *layers: Linear) -> Tensor:
     """Normalise x and apply several matrices in one product; returns their outputs side by side."""
-    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     x = norm(x)
+    if not torch.is_grad_enabled():  # one new id reads each matrix once: made anew with the gain in it, it would be moved four times
+        scaled = norm.scale(x)
+        return torch.cat([layer(scaled) for layer in layers], dim=-1)
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     out = multiply(x, lambda: norm.fold(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None))
     return add_changes(out, x, layers, norm)
 

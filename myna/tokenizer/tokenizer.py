@@ -215,11 +215,23 @@ class Tokenizer:
     @property
     def separator_id(self) -> int:
         """The id that follows each document and starts an empty prompt."""
-        # Qwen's and Llama's chat models end a turn with eos_token but a document with these
-        id = self._find(SEPARATOR, "<|end_of_text|>", *self._role("eos_token", "sep_token"), "</s>", "[SEP]")
+        id = self._separator
         if id is None:
             raise UserError(f"{self._where} has no token between documents", f"{SEPARATOR} or an eos_token in tokenizer_config.json")
         return id
+
+    @property
+    def _separator(self) -> int | None:
+        # Qwen's and Llama's chat models end a turn with eos_token but a document with these
+        return self._find(SEPARATOR, "<|end_of_text|>", *self._role("eos_token", "sep_token"), "</s>", "[SEP]")
+
+    def beginning_id(self) -> int | None:
+        """Give the id after which a document begins: what the tokenizer puts before a text, else its separator, None where it has neither.
+
+        config.json's eos_token_id need not be it: a chat model's ends a turn ("<|im_end|>"), and its documents stood after "<|endoftext|>".
+        """
+        added = self.encode_inputs([""])[0]
+        return added[0] if len(added) == 1 else self._separator
 
     @functools.cached_property
     def pad_id(self) -> int | None:

@@ -100,12 +100,12 @@ class TuneOptions:
     "Tokens of a row; none is 128, 256 or 512, so that nine of ten examples fit."
     batch_tokens: int | None = None
     "Tokens of an optimizer step; none is chosen by how many there will be."
-    micro_tokens: int = 1024
+    micro_tokens: int = 512
     "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
     max_epochs: float = 3.0
     "Passes over the rows at most: a usual number, not measured; time beyond that is given back."
     precision: Literal["bfloat16", "float32"] | None = None
-    "Type of the products; weights are always kept in float32. none takes bfloat16 where this machine multiplies it faster."
+    "Type of the products, and of what LoRA freezes; what is trained is kept in float32. none: bfloat16 where it is the faster here."
     merge: bool = False
     "LoRA: write the merged whole model too, in DIR/merged."
     unrelated: Path | None = None

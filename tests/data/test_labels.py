@@ -69,10 +69,13 @@ def test_an_exchange_that_does_not_fit_alone_is_dropped_and_counted(tokenizer: T
 def test_texts_are_learned_whole_between_separators(tokenizer: Tokenizer) -> None:
     text = "The quick brown fox. " * 40
     labelled, report = label_examples([Example(text=text), Example(text="goes on", ends=False)], tokenizer, None, 50)
-    predicted = np.concatenate([piece.ids[1:] for piece in labelled if piece.number == 0])
+    predicted = np.concatenate([piece.ids[1:] for piece in labelled[:-1]])
     assert predicted[-1] == tokenizer.separator_id and tokenizer.decode(predicted[:-1].tolist()) == text
     assert all(piece.trained[1:].all() and not piece.trained[0] for piece in labelled)
     assert labelled[-1].ids[0] == tokenizer.separator_id != labelled[-1].ids[-1]
+    assert len({piece.number for piece in labelled}) == len(labelled)
+    some, short = label_examples([Example(text=text), talk("a", "b")], tokenizer, None, 50, enough=120)
+    assert len(some) == 3 and short.unread == 1
     check_labels(report)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from myna.cli.main import main
 from myna.generate import replay
+from myna.models import hf_export  # noqa: F401 (before `load` below puts another function in the place of the one it takes)
 from myna.tokenizer.tokenizer import Tokenizer
 from tests.formats.models import write_model
 from tests.generate.models import TableState

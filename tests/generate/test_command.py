@@ -27,7 +27,7 @@ def use(monkeypatch):
     """Make `load_model` give a made-up model."""
 
     def install(model):
-        monkeypatch.setattr("myna.api.load_directory", lambda folder, member=None: model)
+        monkeypatch.setattr("myna.api.load_directory", lambda folder, member=None, precision="float32": model)
 
     return install
 

@@ -27,6 +27,7 @@ from myna.models.fetched import resolve_model
 from myna.models.whisper import Speech
 from myna.tasks.options import TranscribeOptions
 from myna.tasks.transcribe import Heard, restrict, transcribe
+from tests.tasks.whispers import write_noise, write_whisper
 
 END, START, NO_SPEECH, WITHOUT = 90, 91, 98, 99
 FIRST = WITHOUT + 1
@@ -267,7 +268,7 @@ def test_the_command_says_what_is_silent_and_what_does_not_hear(folder: Path, tm
         file.writeframes(bytes(2 * RATE))
     assert main(["transcribe", str(folder), str(tmp_path / "silent.wav"), "--timestamps"]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and "silent.wav: no speech was heard" in err
+    assert out.strip() == "" and "silent.wav: no speech was heard" in err
     assert main(["transcribe", str(folder), str(tmp_path / "none.wav")]) == 2
     assert main(["transcribe", str(folder), str(tmp_path / "silent.wav"), "--num-beams", "0"]) == 2
     assert main(["generate", str(folder), "Once"]) == 2
@@ -283,3 +284,21 @@ def test_a_model_that_does_not_hear_is_named() -> None:
     deaf = myna.api.Model(Path("my-model"), object(), None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="my-model holds a model that does not hear"):
         deaf.transcribe("a.wav")
+
+
+def test_the_command_goes_all_the_way_on_a_model_that_was_never_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, noisy = write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav", 1.5)
+    silent = write_noise(tmp_path / "silent.wav", loudness=0.0)
+    (tmp_path / "reference.txt").write_text(A_TALE, encoding="utf-8")
+    assert main(["transcribe", str(folder), str(noisy), "--reference", str(tmp_path / "reference.txt"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["files"][0]["seconds"] == 1.5 and found["report"]["word_error_rate"]["value"] > 0.5
+    assert main(["transcribe", str(folder), str(silent)]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == "" and "silent.wav: no speech was heard" in err
+    (tmp_path / "short.txt").write_text("Two words", encoding="utf-8")
+    for wrong, said in (([str(noisy), "--reference", str(tmp_path / "short.txt")], "a reference of 2 words"), (["none.wav"], "none.wav"),
+                        ([str(tmp_path / "reference.txt")], "reference.txt"), ([str(noisy), "--language", "zh"], "English")):
+        assert main(["transcribe", str(folder), *wrong]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
