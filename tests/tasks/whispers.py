@@ -21,10 +21,11 @@ _COLUMNS = 60  # of a window: 0.6 s
 
 def write_whisper(folder: Path) -> Path:
     """Write the directory; its windows are 0.6 s long."""
-    tokenizer = train_tokenizer(write_corpus(folder.parent / "corpus", ["the best of times " * 20]), TokenizerOptions(vocab_size=300))
+    corpus = write_corpus(folder.with_name(f"{folder.name}-text"), ["the best of times " * 20])
+    tokenizer = train_tokenizer(corpus, TokenizerOptions(vocab_size=300))
     start, without = tokenizer.separator_id, tokenizer.vocab_size
-    config = EncoderDecoderConfig(without + 1 + _COLUMNS // 2 + 1, 16, 1, 2, max_position_embeddings=40, model_type="whisper", num_mel_bins=80,
-                                  max_source_positions=_COLUMNS // 2, eos_token_id=start, decoder_start_token_id=start)
+    config = EncoderDecoderConfig(without + 1 + _COLUMNS // 2 + 1, 16, 1, 2, max_position_embeddings=40, model_type="whisper",
+                                  num_mel_bins=80, max_source_positions=_COLUMNS // 2, eos_token_id=start, decoder_start_token_id=start)
     model = Whisper(config, speech=Speech(no_timestamps_token_id=without))
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
