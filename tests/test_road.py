@@ -249,7 +249,8 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"question": f"{n}?", "answer": "It is so."}) + "\n" for n in range(60)), encoding="utf-8")
     labelled, topics = tmp_path / "labelled.csv", tmp_path / "topics"
-    labelled.write_text("text,label\n" + "".join(f"{kind} number {n},{kind}\n" for n in range(60) for kind in ("bird", "tower")), encoding="utf-8")
+    kinds = [f"{kind} number {n},{kind}\n" for n in range(60) for kind in ("bird", "tower")]
+    labelled.write_text("text,label\n" + "".join(kinds), encoding="utf-8")
     assert main(["tune", "new", str(labelled), "--task", "classify", "--steps", "2", "--threads", "1", "--out", str(topics)]) == 0
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello\n")))
     runs: dict[str, list[object]] = {
@@ -262,7 +263,8 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
         "fill": [encoder, "The ___ of a class"], "chat": [built.folder, "--member", "decoder", "--max-tokens", 4],
         "tune": [built.folder, rows, "--steps", 2, "--threads", 1, "--rank", 2, "--out", tmp_path / "tuned", "--evaluate.resamples", 200],
         "index": [built.texts, "--out", tmp_path / "index"], "search": [tmp_path / "index", "class"],
-        "classify": [topics, "a text"], "embed": [encoder, "a bird"], "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
+        "classify": [topics, "a text"], "embed": [encoder, "a bird"],
+        "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
     assert set(runs) == set(COMMANDS)
     for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
         out = io.StringIO()

@@ -57,7 +57,8 @@ def open_encoder(name: str) -> Embed:
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = embed_texts(model, tokenizer, pooling, texts)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
     return embed
 
