@@ -26,6 +26,8 @@ _OWN = tuple(str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix,
 
 def main() -> None:
     """Serve until the input ends."""
+    sys.dont_write_bytecode = True  # a first import in a fresh checkout would write beside the source
+
     import myna.api
     import myna.cli.generate
     import myna.cli.show
