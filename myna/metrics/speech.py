@@ -21,7 +21,8 @@ from itertools import pairwise
 import numpy as np
 
 from myna.errors import UserError
-from myna.metrics.intervals import RESAMPLES, percentile_interval, resampled_sums
+from myna.metrics.intervals import RESAMPLES
+from myna.metrics.paired import Measure, measured_report, ratio
 from myna.metrics.report import Report, Score
 
 _BLOCK_WORDS, _FEWEST_BLOCKS, _SMALLEST_BLOCK = 350, 20, 5  # 350 words are about the 2 KB of `metrics/language.py`'s blocks
@@ -145,7 +146,7 @@ def speech_report(references: Sequence[str], hypotheses: Sequence[str], resample
 
     Raises UserError when the references have fewer than two blocks of words.
     """
-    metrics = {}
+    metrics: dict[str, Score] = {}
     for name, normalize in (("word_error_rate", normalize_words), ("character_error_rate", normalize_characters)):
         pairs = [(normalize(reference), normalize(hypothesis)) for reference, hypothesis in zip(references, hypotheses, strict=True)]
         length = sum(len(reference) for reference, _ in pairs)
@@ -153,10 +154,9 @@ def speech_report(references: Sequence[str], hypotheses: Sequence[str], resample
         rows = np.array([row for reference, hypothesis in pairs for row in _blocks(reference, hypothesis, size)]).reshape(-1, 2)
         if len(rows) < 2:
             raise UserError(f"a reference of {length} words", f"at least {2 * _SMALLEST_BLOCK}, for an interval", "give more speech")
-        sums = resampled_sums(rows, resamples, seed)
         unit = "word" if name.startswith("word") else "character"
         signature = f"{name}|per={unit}|{_SIGNATURE}|bootstrap={resamples}|block={size}{unit}s|seed={seed}|v1"
-        metrics[name] = Score(float(rows[:, 0].sum() / length), *percentile_interval(sums[:, 0] / sums[:, 1]), signature)
+        metrics |= measured_report({name: Measure(rows, ratio, signature, lower_is_better=True)}, "", resamples, seed).metrics
     return Report(metrics)
 
 

@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: int = 2) -> Path:
-    """Write `folder/step-XXXXXXXX` whole, then remove all but the newest `keep`; returns its path.
+    """Write `folder/step-00000000` whole, then remove all but the newest `keep`; returns its path.
 
     state: JSON values; a NaN or an infinity is a ValueError, for JSON has none. Raises UserError, with the bytes needed and
     free, when the disk is full or not writable: then what was saved before is still there and nothing half-written is.
