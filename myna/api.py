@@ -84,7 +84,7 @@ def build(inputs: Paths, minutes: float = 10.0, out: str | Path = "my-model", *,
 
         myna.build("my-texts/", minutes=3, out="my-model", options={"tokenizer.kind": "characters"}).metrics["bits_per_byte"].value
     """
-    from myna.road import build as build_directory  # here, so that using a model does not load what makes one
+    from myna.roads.build import build as build_directory  # here, so that using a model does not load what makes one
 
     wanted = {"minutes": minutes, "steps": steps, "seed": seed, "threads": threads, "family": family}
     recipe = Recipe.from_flat(options or {}, make(BuildOptions, wanted))
@@ -102,7 +102,7 @@ def tune(base: str | Path, data: Paths, minutes: float = 10.0, out: str | Path =
 
         myna.tune("smollm2", "my-rows.jsonl", minutes=10, out="my-model", rank=8).improvements["bits_per_byte"].value
     """
-    from myna.tuning import tune as tune_directory
+    from myna.roads.tune import tune as tune_directory
 
     recipe = TuneRecipe.from_flat(options or {}, make(TuneOptions, {"minutes": minutes, **tuning}))
     return tune_directory(base, _paths(data), Path(out), recipe, resume, _paths(valid), _paths(test))

@@ -36,7 +36,7 @@ from myna.models.pretrained import load_model
 from myna.models.protocol import LanguageModel
 from myna.models.record import read_record
 from myna.recipe import SECTIONS, Recipe
-from myna.road import describe_mixture, prepare_ngram, tokenizer_options
+from myna.roads.build import describe_mixture, prepare_ngram, tokenizer_options
 from myna.tokenizer.tokenizer import Tokenizer
 
 DEFAULT: tuple[str, ...] = ("ngram", "hmm", "rnn", "lstm", "gru", "decoder", "mixture")

@@ -16,7 +16,7 @@ ROOT = Path(myna.__file__).parent
 LEVELS = {name: level for level, names in enumerate((
     ("errors",), ("files", "config", "machine", "fetch", "console"), ("corpus", "tokenizer", "metrics", "formats"), ("models", "data"),
     ("train", "generate", "retrieval"), ("tasks",), ("evaluate", "audit", "serve"),
-    ("road", "request", "recipe", "compare", "tuning", "classifying", "api"),
+    ("roads", "request", "recipe", "compare", "api"),
     ("cli",)), 1)
     for name in names}
 TOP = ("__init__", "__main__")  # the package itself, which only points at api, and the command's entry

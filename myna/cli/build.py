@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_road(args)
     inputs, valid, test = ([existing(path) for path in paths] for paths in (args.inputs, args.valid, args.test))
 
-    from myna.road import build
+    from myna.roads.build import build
 
     try:
         report = build(inputs, Path(args.out), recipe, args.resume, valid, test)

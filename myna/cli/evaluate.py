@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _classes(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions) -> int:
     """Measure a classifier: scores beside the baseline's, each label, what is taken for what, the best and worst texts."""
-    from myna.classifying import evaluate_classifier
     from myna.data.options import RowsOptions
     from myna.recipe import TuneRecipe
+    from myna.roads.classify import evaluate_classifier
 
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
     measured = evaluate_classifier(existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options))

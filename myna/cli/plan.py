@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from myna import machine
     from myna.corpus.clean import prepare_corpus
     from myna.data.shards import Shard, prepare_tokens
-    from myna.road import describe_plan, plan_model, prepare_ngram, tokenizer_options
+    from myna.roads.build import describe_plan, plan_model, prepare_ngram, tokenizer_options
 
     machine.set_threads(recipe.build.threads or machine.usable_cores())
     with tempfile.TemporaryDirectory() as temporary:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = read_tuning(args)
     data = [existing(path) for path in args.data]
 
-    from myna.tuning import tune
+    from myna.roads.tune import tune
 
     try:
         report = tune(args.base, data, Path(args.out), recipe, args.resume, *([existing(path) for path in paths]

@@ -1,7 +1,7 @@
 """The road of a tuning: a model, other people's rows and minutes in; a tuned model beside its measured base out.
 
 rows -> conversations, split -> labels, a gate -> the base measured -> plan -> rehearsal -> train -> the same measures -> write. Plan,
-rehearsal, loop and pages are those of `myna.road`; the baseline is the base itself. What LoRA writes is an adapter that `peft`
+rehearsal, loop and pages are those of `myna.roads.build`; the baseline is the base itself. What LoRA writes is an adapter that `peft`
 reads, and a model directory for Myna.
 
     tune("smollm2", [Path("my-rows.jsonl")], Path("my-model"), TuneRecipe(TuneOptions(minutes=10)))
@@ -38,7 +38,7 @@ from myna.models.fetched import resolve_model
 from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of, saved_request
-from myna.road import Clock, describe_plan, list_versions, write_pages
+from myna.roads.build import Clock, describe_plan, list_versions, write_pages
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.loop import Batch, Hooks, Run, train
@@ -83,7 +83,7 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
         machine.set_threads(recipe.tune.threads or machine.usable_cores())
         match recipe.tune.task:
             case "classify":
-                from myna.classifying import tune_classifier  # here, so that each task loads only what it uses
+                from myna.roads.classify import tune_classifier  # here, so that each task loads only what it uses
 
                 return tune_classifier(str(given["base"][0]), given, out, recipe, clock)
             case "language":

@@ -34,7 +34,7 @@ _LONG = 240.0  # seconds after which a process hangs; no promise, only an end to
 
 _FORKER = textwrap.dedent("""
     import json, os, sys, traceback
-    import torch, torch._dynamo, myna.road, myna.api, myna.cli.build, myna.models.pretrained
+    import torch, torch._dynamo, myna.roads.build, myna.api, myna.cli.build, myna.models.pretrained
     import myna.train.loop, myna.train.plan, myna.train.rehearsal
     import myna.cli.plan, myna.audit.card, myna.evaluate.page, tokenizers, rich.console, rich.progress
     from myna.cli.main import main
@@ -245,7 +245,7 @@ def test_two_uninterrupted_runs_are_the_same(runs: Runs, reference: Reference, t
     """In a process that was not forked, and with another time between checkpoints."""
     out = tmp_path / "model"
     command = [sys.executable, "-m", "myna", *request(reference.texts, out), "--train.checkpoint-seconds", "1000"]
-    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parent.parent)
+    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[2])
     check_equal(out, reference)
 
 

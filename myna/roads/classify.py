@@ -31,7 +31,7 @@ from myna.models.calibration import fit_temperature, mean_loss
 from myna.models.linear import Linear, LinearConfig
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
-from myna.road import Clock, list_versions
+from myna.roads.build import Clock, list_versions
 from myna.tasks.classify import Classifier, Member
 from myna.tokenizer.scripts import unspaced_bytes
 from myna.tokenizer.tokenizer import Tokenizer
