@@ -9,7 +9,6 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from myna.cli.main import Parser, add_member, add_options, add_precision, existing, read_options
 from myna.console import say
@@ -39,9 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print bits per byte, bits per character and perplexity, model beside baseline, and float32 beside what is less."""
     inputs = [existing(path) for path in args.files]
     options = read_options(args, EvaluateOptions)
-    match args.task:
-        case "classify":
-            return _classes(args, inputs, options)
+    if args.task != "language":
+        return _task(args, inputs, options)
     if args.keep and (args.precision == "float32" or args.member is not None):
         wrong = "without --precision" if args.precision == "float32" else "with --member"
         raise UserError(f"--keep {wrong}", "a score of the whole directory in another precision than float32", "add --precision int8")
@@ -70,37 +68,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _classes(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions) -> int:
-    """Measure a classifier: scores beside the baseline's, each label, what is taken for what, the best and worst texts."""
+def _task(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions) -> int:
+    """Measure what a model was made for: scores beside the baseline's, and what lies behind them."""
     from myna.data.options import RowsOptions
     from myna.recipe import TuneRecipe
-    from myna.roads.classify import evaluate_classifier
+    from myna.roads.evaluate import evaluate_task
 
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
-    measured = evaluate_classifier(existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options))
+    measured = evaluate_task(args.task, existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options))
     if args.json:
-        print(json.dumps({**measured.report.to_json(), "classes": measured.details}, ensure_ascii=False))
+        print(json.dumps(measured.to_json(), ensure_ascii=False))
         return 0
     from rich.console import Console
 
     console = Console(width=80)
     console.print(measured.report.table())
-    for line in describe_classes(measured.details):
+    for line in measured.lines:
         console.print(line, markup=False, highlight=False)
     return 0
-
-
-def describe_classes(details: dict[str, Any]) -> list[str]:
-    """Say in lines what lies behind the scores."""
-    lines = [f"calibration error {details['calibration_error']:.3f} over {details['texts']:,} texts",
-             "label: precision, recall, F1 (texts)"]
-    lines += [f"  {label}: {row['precision']:.3f}, {row['recall']:.3f}, {row['f1']:.3f} ({row['texts']:,})"
-              for label, row in details["labels"].items()]
-    if details.get("confused"):
-        lines += ["most often confused: " + ", ".join(f"{pair['true']} taken for {pair['given']} {pair['texts']} times"
-                                                      for pair in details["confused"][:5])]
-    for name in ("best", "worst"):
-        lines.append(f"{name}:")
-        lines += [f"  {row['probability']:.3f} {', '.join(row['true'])} (given {', '.join(row['given']) or 'none'}): "
-                  f"{' '.join(row['text'].split())[:70]}" for row in details[name][:3]]
-    return lines

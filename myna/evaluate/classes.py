@@ -12,13 +12,13 @@ N texts · K labels
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from myna.data.labelled import LabelledText
+from myna.evaluate.measured import Measured
 from myna.evaluate.options import EvaluateOptions
 from myna.metrics.classification import (
     calibration_error,
@@ -36,7 +36,6 @@ from myna.metrics.classification import (
     recall,
 )
 from myna.metrics.paired import Measure, measured_report, ratio
-from myna.metrics.report import Report
 
 Array = npt.NDArray[Any]
 
@@ -47,16 +46,8 @@ _MOST_CONFUSED = 50  # labels of which the whole matrix is kept; of more, the pa
 _PAIRS = 20
 
 
-@dataclass(frozen=True)
-class Classes:
-    """Scores, and what lies behind them, as JSON values."""
-
-    report: Report
-    details: dict[str, Any]
-
-
 def measure_classes(items: Sequence[LabelledText], log_probs: Array, decided: Sequence[Collection[str]], known: Sequence[str],
-                    options: EvaluateOptions, baseline: tuple[str, Sequence[Collection[str]]], several: bool = False) -> Classes:
+                    options: EvaluateOptions, baseline: tuple[str, Sequence[Collection[str]]], several: bool = False) -> Measured:
     """Measure what was decided (N) of texts against their labels. log_probs: (N, K) over the labels `known`. baseline: name and decisions.
 
     Macro scores are over the labels that occur or were given, as in scikit-learn. Raises UserError when there are fewer than two texts.
@@ -70,7 +61,8 @@ def measure_classes(items: Sequence[LabelledText], log_probs: Array, decided: Se
     for metric, formula in _FORMULAS.items():
         measures[metric] = Measure(counted, formula, f"{metric}|{how}", beside)
     report = measured_report(measures, name, options.resamples, options.seed)
-    return Classes(report, _describe(items, log_probs, decided, known, labels, counted, several))
+    details = _describe(items, log_probs, decided, known, labels, counted, several)
+    return Measured(report, details, _say(details))
 
 
 def _describe(items: Sequence[LabelledText], log_probs: Array, decided: Sequence[Collection[str]], known: Sequence[str],
@@ -122,3 +114,19 @@ def _calibrate(log_probs: Array, items: Sequence[LabelledText], known: Sequence[
 def _show(item: LabelledText, decided: Collection[str], log_prob: float) -> dict[str, Any]:
     return {"text": item.text[:_CHARACTERS], "cut": len(item.text) > _CHARACTERS, "where": item.where, "true": list(item.labels),
             "given": list(decided), "probability": float(np.exp(log_prob))}
+
+
+def _say(details: dict[str, Any]) -> list[str]:
+    """Say in lines what lies behind the scores."""
+    lines = [f"calibration error {details['calibration_error']:.3f} over {details['texts']:,} texts",
+             "label: precision, recall, F1 (texts)"]
+    lines += [f"  {label}: {row['precision']:.3f}, {row['recall']:.3f}, {row['f1']:.3f} ({row['texts']:,})"
+              for label, row in details["labels"].items()]
+    if details.get("confused"):
+        lines += ["most often confused: " + ", ".join(f"{pair['true']} taken for {pair['given']} {pair['texts']} times"
+                                                      for pair in details["confused"][:5])]
+    for name in ("best", "worst"):
+        lines.append(f"{name}:")
+        lines += [f"  {row['probability']:.3f} {', '.join(row['true'])} (given {', '.join(row['given']) or 'none'}): "
+                  f"{' '.join(row['text'].split())[:70]}" for row in details[name][:3]]
+    return lines

@@ -24,7 +24,8 @@ from myna import __version__, machine
 from myna.console import duration, say
 from myna.data.labelled import LabelledReading, LabelledText, Parts, read_labelled, split_labelled
 from myna.errors import UserError
-from myna.evaluate.classes import Classes, measure_classes
+from myna.evaluate.classes import measure_classes
+from myna.evaluate.measured import Measured
 from myna.files import sha256, write_atomic, write_json
 from myna.metrics.report import Report
 from myna.models.calibration import fit_temperature, mean_loss
@@ -198,7 +199,7 @@ class _Road:
 
     # ---- the end ----
 
-    def _finish(self, classifier: Classifier, baseline: Fitted, measured: Classes) -> Report:
+    def _finish(self, classifier: Classifier, baseline: Fitted, measured: Measured) -> Report:
         """Write the directory; myna.json is last."""
         with self.clock.stage("write"):
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
@@ -233,7 +234,7 @@ def mark_labels(items: Sequence[LabelledText], labels: Sequence[str]) -> Array:
 
 
 def measure_against(classifier: Classifier, items: Sequence[LabelledText], recipe: TuneRecipe, baseline: Linear | None,
-                    majority: Sequence[str]) -> Classes:
+                    majority: Sequence[str]) -> Measured:
     """Measure a classifier on texts beside the baseline's model, or beside the majority class where there is none."""
     texts = [item.text for item in items]
     log_probs = classifier.log_probs(texts)
@@ -251,7 +252,7 @@ def measure_against(classifier: Classifier, items: Sequence[LabelledText], recip
     return measured
 
 
-def evaluate_classifier(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Classes:
+def evaluate_classifier(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Measured:
     """Measure a classifier's directory on labelled texts it did not learn from. Raises UserError when there are none."""
     from myna.tasks.classify import say_unseen
 

@@ -85,8 +85,8 @@ def test_evaluate_leaves_out_what_was_learned_and_names_unseen_labels(made: tupl
     value = json.loads(out)
     assert code == 0 and "1 texts have labels that were never seen in training, so they are always wrong: unheard" in err
     assert {"accuracy", "macro_f1", "micro_recall", "accuracy_difference", "baseline"} <= set(value)
-    assert value["classes"]["labels"]["unheard"]["recall"] == 0 and value["classes"]["worst"][0]["true"] == ["unheard"]
-    assert 0 <= value["classes"]["calibration_error"] <= 1
+    assert value["details"]["labels"]["unheard"]["recall"] == 0 and value["details"]["worst"][0]["true"] == ["unheard"]
+    assert 0 <= value["details"]["calibration_error"] <= 1
     code, out, _ = run("evaluate", made[0], rows, "--task", "classify", "--resamples", "200", capsys=capsys)
     assert code == 0 and "calibration error" in out and "worst:" in out
     code, _, err = run("evaluate", made[0], rows, "--task", "classify", "--label", "sentimemt", capsys=capsys)
@@ -105,7 +105,7 @@ def test_scores_are_those_of_scikit_learn(made: tuple[Path, Path], tmp_path: Pat
     for name, average in (("macro", "macro"), ("micro", "micro")):
         expected = metrics.precision_recall_fscore_support(true, given, average=average, zero_division=0)
         assert [value[f"{name}_{one}"]["value"] for one in ("precision", "recall", "f1")] == pytest.approx(expected[:3])
-    assert value["classes"]["confusion"]["rows"] == metrics.confusion_matrix(true, given, labels=sorted(WORDS)).tolist()
+    assert value["details"]["confusion"]["rows"] == metrics.confusion_matrix(true, given, labels=sorted(WORDS)).tolist()
 
 
 def test_several_labels_are_given_from_a_threshold_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

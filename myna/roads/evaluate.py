@@ -1,0 +1,22 @@
+"""Measure a model at the task it was made for, on other people's data, beside the baseline that was measured when it was made.
+
+    evaluate_task("classify", Path("my-classifier"), [Path("more.csv")], TuneRecipe()).report.metrics["accuracy"].value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from myna.evaluate.measured import Measured
+from myna.recipe import TuneRecipe
+
+
+def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Measured:
+    """Measure a directory on data. Raises UserError when it was not made for the task, or nothing can be measured."""
+    match task:
+        case "classify":
+            from myna.roads.classify import evaluate_classifier  # here, so that each task loads only what it uses
+
+            return evaluate_classifier(folder, data, recipe)
+    raise ValueError(f"no task {task!r}")
