@@ -203,7 +203,7 @@ def test_a_model_from_nothing_is_trained_by_the_one_loop_and_joins_where_it_help
 @pytest.mark.parametrize("checkpoints", [0, 1000])  # one at every step, or none before the kill
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
                                                 checkpoints: int) -> None:
-    from myna.train.classifying import Reader
+    from myna.train.examples import Reader
 
     words = ["tune", "new", write_rows(tmp_path / "rows.jsonl", 200), "--task", "classify", "--steps", "6", *GENTLE,
              "--train.checkpoint-seconds", checkpoints]
