@@ -18,13 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from myna.fetch.functions import NOT_LIBRARY
+
 Members = Iterator[tuple[str, bytes]]
 Texts = Iterator[tuple[str, str]]
 
 _SENTENCES_PER_FILE = 500  # about 36 KB: enough files for a split by whole files
 _SHORTEST_SENTENCE = 8  # characters; shorter entries of that corpus are mostly dictionary words
 _SHORTEST_MODULE = 500  # characters of docstrings; less is mostly licence lines and "Internal support module"
-_NOT_LIBRARY = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "pydoc_data", "__pycache__"}
 
 
 def read_plays(members: Members) -> Texts:
@@ -110,7 +111,7 @@ def read_python_docs(members: Members, library: Path | None = None) -> Texts:
         yield f"topic-{_slug(name)}.txt", _join(topic.splitlines())
     for path in sorted(library.rglob("*.py")):
         module = path.relative_to(library).with_suffix("")
-        if _NOT_LIBRARY.isdisjoint(module.parts):
+        if NOT_LIBRARY.isdisjoint(module.parts):
             text = _join(_find_docstrings(path, ".".join(module.parts).removesuffix(".__init__")))
             if len(text) >= _SHORTEST_MODULE:
                 yield f"module-{'.'.join(module.parts)}.txt", text
