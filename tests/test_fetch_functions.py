@@ -6,7 +6,7 @@ import ast
 import json
 from pathlib import Path
 
-from myna.fetch.functions import read_docstrings, read_functions
+from myna.fetch.functions import read_bodies, read_docstrings, read_functions
 
 SOURCE = '''"""A module."""
 import os
@@ -69,3 +69,16 @@ def test_code_with_its_summary(tmp_path: Path) -> None:
 def test_the_running_pythons_library() -> None:
     found = [function for function in read_functions() if function.module == "textwrap"]
     assert "dedent" in {function.name for function in found} and all(function.docstring for function in found)
+
+
+def test_bodies_stand_as_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "yard.py").write_text(SOURCE, encoding="utf-8")
+    (tmp_path / "zoo.py").write_text(SOURCE, encoding="utf-8")
+    [(name, text)] = read_bodies(iter(()), tmp_path)
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert name == "functions.jsonl" and len(rows) == 2 and {row["module"] for row in rows} == {"yard"}  # zoo.py's are doubles, and one has no body
+    lift = next(row for row in rows if row["prompt"].startswith("async"))
+    assert lift["prompt"].endswith('    "Lift a load to the top: 吊起"')
+    assert lift["completion"].endswith("    return await self.motor.turn(load)")
+    for row in rows:
+        ast.parse(row["prompt"] + "\n" + row["completion"])

@@ -45,11 +45,13 @@ class Pair:
     target: str
     where: str = ""
     "file:line"
+    group: str = ""
+    "What it belongs to, as a module or a document: pairs of one group are not divided."
 
     @property
     def key(self) -> bytes:
-        """Hash the source, 16 bytes: equal for pairs that must not be divided."""
-        return hashlib.blake2b(self.source.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        """Hash the group, or the source where there is none, 16 bytes: equal for pairs that must not be divided."""
+        return hashlib.blake2b((self.group or self.source).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass
@@ -66,11 +68,13 @@ class PairReading:
         return self.notes.said()
 
 
-def read_pairs(paths: Sequence[Path], options: RowsOptions, sources: Sequence[str], targets: Sequence[str]) -> PairReading:
+def read_pairs(paths: Sequence[Path], options: RowsOptions, sources: Sequence[str], targets: Sequence[str], group: str = "",
+               strip: bool = True) -> PairReading:
     """Read files and folders of rows; each pair once, in order.
 
     sources, targets: usual names of the columns, likeliest first, compared in small letters; `options.text` and `options.answer` name
-    others. Raises UserError on a row that cannot be read unless `options.skip_bad`, and when nothing is left.
+    others. group: the column that says what a row belongs to, where rows have it. strip: space around a side means nothing. Raises
+    UserError on a row that cannot be read unless `options.skip_bad`, and when nothing is left.
     """
     found = PairReading()
     seen: set[tuple[str, str]] = set()
@@ -83,7 +87,7 @@ def read_pairs(paths: Sequence[Path], options: RowsOptions, sources: Sequence[st
             found.notes.note(f"files not read: {reason}", place.name)
             continue
         before, size = len(found.pairs), 0
-        for pair in _read_table(place.path, place.name, options, sources, targets, found):
+        for pair in _read_table(place.path, place.name, options, sources, targets, found, group, strip):
             if not pair.source or not pair.target:
                 found.notes.note(f"pairs with an empty {'target' if pair.source else 'source'} dropped", pair.where)
             elif (pair.source, pair.target) in seen:
@@ -103,8 +107,8 @@ def read_pairs(paths: Sequence[Path], options: RowsOptions, sources: Sequence[st
 
 
 def _read_table(path: Path, name: str, options: RowsOptions, sources: Sequence[str], targets: Sequence[str],
-                found: PairReading) -> Iterator[Pair]:
-    """Yield the pairs of a file, sides without surrounding space."""
+                found: PairReading, group: str, strip: bool) -> Iterator[Pair]:
+    """Yield the pairs of a file; a side of space alone is empty."""
     columns: tuple[str, str] | None = None
     for row in read_rows(path):
         where = f"{name}:{row.line}"
@@ -119,8 +123,8 @@ def _read_table(path: Path, name: str, options: RowsOptions, sources: Sequence[s
             continue
         assert columns is not None
         found.notes.formats[f"source: {columns[0]}, target: {columns[1]}"] += 1
-        source, target = (_clean(row.value[column]) for column in columns)
-        yield Pair(source, target, where)
+        source, target = (_clean(row.value[column], strip) for column in columns)
+        yield Pair(source, target, where, str(row.value.get(group) or "") if group else "")
 
 
 def _wrong(row: Row, columns: tuple[str, str] | None) -> str:
@@ -130,8 +134,9 @@ def _wrong(row: Row, columns: tuple[str, str] | None) -> str:
     return ""
 
 
-def _clean(value: str | None) -> str:
-    return (value or "").replace("\x00", "").strip()
+def _clean(value: str | None, strip: bool) -> str:
+    text = (value or "").replace("\x00", "")
+    return text.strip() if strip or text.isspace() else text
 
 
 def find_sides(row: Mapping[str, Any], options: RowsOptions, where: str, sources: Sequence[str], targets: Sequence[str]) -> tuple[str, str]:

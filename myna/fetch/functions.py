@@ -3,7 +3,8 @@
     function = next(read_functions())
     function.signature, function.docstring, function.body
 
-What is made of them for learning: `read_docstrings` gives code without its docstring, with what the docstring's first paragraph says.
+What is made of them for learning: `read_docstrings` gives code without its docstring, with what the docstring's first paragraph says;
+`read_bodies` gives signature and docstring, with the body.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Function:
     "As `inspect.getdoc` would give it: without its indent."
     body: str
     "What follows the docstring, with its indent; empty where there is nothing."
+    head: str = ""
+    "Signature and docstring as they stand."
 
 
 def read_functions(library: Path | None = None) -> Iterator[Function]:
@@ -82,8 +85,8 @@ def _take(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], module
         return None
     indent = lines[begin][: len(lines[begin]) - len(lines[begin].lstrip())]
     whole = [line.removeprefix(indent).rstrip() for line in lines[begin:end]]  # a comment at the margin stays there
-    signature, body = whole[: first.lineno - 1 - begin], whole[first.end_lineno - begin :]
-    return Function(module, around + node.name, "\n".join(signature), docstring, "\n".join(body).strip("\n"))
+    signature, head, body = whole[: first.lineno - 1 - begin], whole[: first.end_lineno - begin], whole[first.end_lineno - begin :]
+    return Function(module, around + node.name, "\n".join(signature), docstring, "\n".join(body).strip("\n"), "\n".join(head))
 
 
 def read_docstrings(members: Members, library: Path | None = None) -> Texts:
@@ -100,3 +103,17 @@ def read_docstrings(members: Members, library: Path | None = None) -> Texts:
             rows.setdefault(code, summary)
     yield "docstrings.jsonl", "".join(json.dumps({"text": code, "summary": summary}, ensure_ascii=False) + "\n"
                                       for code, summary in rows.items())
+
+
+def read_bodies(members: Members, library: Path | None = None) -> Texts:
+    """Write signature and docstring as a prompt, the body as its completion, and the module: a JSON object a line, in one file.
+
+    Equal prompts are kept once, the first. Left out: functions without a body, and those longer than 4,000 characters. `members` is
+    not read.
+    """
+    rows: dict[str, Function] = {}
+    for function in read_functions(library):
+        if function.body and len(function.head) + len(function.body) <= _LONGEST:
+            rows.setdefault(function.head, function)
+    yield "functions.jsonl", "".join(json.dumps({"prompt": head, "completion": function.body, "module": function.module},
+                                                ensure_ascii=False) + "\n" for head, function in rows.items())

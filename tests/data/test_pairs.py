@@ -99,3 +99,13 @@ def test_given_parts_are_taken_out_of_training_and_too_few_pairs_are_an_error(tm
     assert "1 training pairs taken out, whose sources stand in the test part" in "\n".join(reading.said())
     with pytest.raises(UserError, match="at least 2 pairs in each part"):
         split_pairs(read(write(tmp_path / "b.jsonl", *rows[:3])), SplitOptions())
+
+
+def test_pairs_of_a_group_stay_together_and_keep_their_space(tmp_path: Path) -> None:
+    rows = [{"source": f"def 函数{number}():", "target": "    return 1\n", "module": f"m{number % 10}"} for number in range(60)]
+    reading = read_pairs([write(tmp_path / "a.jsonl", *rows, {"source": "  ", "target": "x", "module": "m1"})], RowsOptions(), SOURCES,
+                         TARGETS, group="module", strip=False)
+    assert len(reading.pairs) == 60 and reading.pairs[0].target == "    return 1\n" and reading.pairs[3].group == "m3"
+    parts = split_pairs(reading, SplitOptions(test_fraction=0.2, valid_fraction=0.2))
+    held = [{pair.group for pair in parts[name]} for name in ("train", "valid", "test")]
+    assert all(held) and sum(map(len, held)) == 10 and len(set().union(*held)) == 10
