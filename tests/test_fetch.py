@@ -355,7 +355,7 @@ def test_list(capsys):
 def test_catalogue_is_whole():
     assert {"shakespeare", "kjv", "sanguo", "cantonese", "poetry-zh", "python-docs"} <= set(CATALOG)
     for source in CATALOG.values():
-        assert source.kind in ("text", "tagged", "labelled", "questions", "conversations", "speech", "model")
+        assert source.kind in ("text", "tagged", "labelled", "questions", "pairs", "conversations", "speech", "model")
         assert source.licence and source.caveat and source.how
         if source.file:
             assert len(source.sha256) == 64 and source.size > 300_000 and source.version in source.file and source.members

@@ -76,7 +76,7 @@ def test_bodies_stand_as_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "zoo.py").write_text(SOURCE, encoding="utf-8")
     [(name, text)] = read_bodies(iter(()), tmp_path)
     rows = [json.loads(line) for line in text.splitlines()]
-    assert name == "functions.jsonl" and len(rows) == 2 and {row["module"] for row in rows} == {"yard"}  # zoo.py's are doubles, and one has no body
+    assert name == "functions.jsonl" and len(rows) == 2 and {row["module"] for row in rows} == {"yard"}
     lift = next(row for row in rows if row["prompt"].startswith("async"))
     assert lift["prompt"].endswith('    "Lift a load to the top: 吊起"')
     assert lift["completion"].endswith("    return await self.motor.turn(load)")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from myna.fetch import conversations, labelled, questions, texts
+from myna.fetch import conversations, functions, labelled, questions, texts
 
 # of a model's files in the archive, always a Hugging Face directory afterwards; "files" are kept as they are
 Form = Literal["huggingface", "gguf", "ctranslate2", "files"]
@@ -21,7 +21,7 @@ class Source:
 
     name: str
     kind: str
-    "text, tagged (word, tab, tag), labelled, questions or conversations (JSONL; docs/tasks say of which columns), speech or model."
+    "text, tagged (word, tab, tag), labelled, questions, pairs or conversations (JSONL; docs/tasks tell the columns), speech or model."
     what: str
     language: str
     licence: str
@@ -98,6 +98,10 @@ _SOURCES = (
            "Of the Python that runs Myna: another version gives another text.",
            "pydoc's topics, a file each, and the docstrings of the standard library, a file per module; parsed, never imported",
            texts.read_python_docs),
+    Source("python-functions", "pairs", "functions of Python's standard library with their docstrings, 4.0 MB", "Python", "PSF-2.0",
+           "Of the Python that runs Myna: another version gives other functions.",
+           "prompt: signature and docstring; completion: the body; module. Without tests; equal prompts once; parsed, never imported",
+           functions.read_bodies, use="tune smollm2 PATH --task complete --minutes 10 --out my-completer"),
     Source("chitchat", "conversations", "7,168 talks between two people, 258,000 messages", "English", "MIT",
            "Typed by paid and voluntary writers of 2018 to 2020 for this set; unedited, with their misspellings.",
            "messages of one writer in a row are one turn; the two writers are user and assistant; a talk in which one is silent goes",
