@@ -26,7 +26,7 @@ from myna.models.adapter import is_adapter
 from myna.models.families import CAUSAL
 from myna.models.record import Record, read_record
 
-_FILES_SHOWN = 20  # own choice; all are in corpus/report.json
+FILES_SHOWN = 20  # own choice; all are in corpus/report.json
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _MARKUP = re.compile(r"[\\`*_\[\]<>|~&$:@]|(?<=[wW]{3})\.")  # what has a meaning inside a line, in CommonMark 0.31, GitHub's tables and
 # bare links, and maths; a backslash before any punctuation makes it text (CommonMark, 2.4). No value stands at the start of a line.
@@ -48,21 +48,26 @@ def write_card(folder: Path) -> Path:
 
 def render(record: Record) -> str:
     """Return the card of a model directory as Markdown."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=False, undefined=jinja2.StrictUndefined, finalize=escape,
-                                     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {"human": human, "duration": duration, "quoted": quoted, "code": code, "shell": shell}
     lineage = record.lineage
     entries = record.corpus.get("files") or lineage.get("inputs", [])
     ranked = sorted(entries, key=lambda e: -(e.get("bytes") or 0))
-    return environment.get_template("card.md.jinja").render(
+    return make_environment().get_template("card.md.jinja").render(
         record=record, lineage=lineage, plan=record.plan, actual=record.actual, tokens=record.tokens, language=_language(record.tokens),
-        rows=_rows(record.report), verdict=record.report.verdict(), files=ranked[:_FILES_SHOWN], rest=len(ranked[_FILES_SHOWN:]),
+        rows=score_rows(record.report), verdict=record.report.verdict(), files=ranked[:FILES_SHOWN], rest=len(ranked[FILES_SHOWN:]),
         count=len(entries), kept=sum(e.get("kept") or 0 for e in entries), bytes=sum(e.get("bytes") or 0 for e in entries),
         dropped=_dropped(entries), tags=["myna", record.model_type, *([record.family] if record.family != record.model_type else [])],
         causal=record.family in CAUSAL, tuned=record.myna.get("tuned") or {}, adapter=is_adapter(record.folder),
         pipeline=_PIPELINES.get(record.family, "text-generation"),
         command=shlex.join(["myna", *lineage.get("argv", [])[1:]]))
+
+
+def make_environment() -> jinja2.Environment:
+    """Return what cards are rendered with: everything shown is escaped, an unknown name is an error."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=False, undefined=jinja2.StrictUndefined, finalize=escape,
+                                     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"human": human, "duration": duration, "quoted": quoted, "code": code, "shell": shell}
+    return environment
 
 
 def escape(value: Any) -> Any:
@@ -89,7 +94,7 @@ def code(value: str) -> Markdown:
     return Markdown(f"{fence}\n{text}\n{fence}")
 
 
-def _rows(report: Report) -> list[tuple[str, str, str]]:
+def score_rows(report: Report) -> list[tuple[str, str, str]]:
     """Lay the scores out: metric, model, baseline."""
     beside = report.baseline_metrics
     return [(name.replace("_", " "), _shown(score), _shown(beside[name]) if name in beside else "")

@@ -65,7 +65,7 @@ def render(record: Record, log: Sequence[dict[str, Any]]) -> str:
     curves = _curves(record, log)
     page = make_environment().get_template("page.html").render(
         record=record, myna=record.myna, plan=record.plan, actual=record.actual, lineage=record.lineage, tokens=record.tokens,
-        report=record.report, verdict=_verdict(record), scores=_scores(record.report), span=_span(record.report),
+        report=record.report, verdict=_verdict(record), scores=_scores(record.report), span=lay_span(record.report, "bits_per_byte"),
         score_table=_table(record.report), curves=curves, wide=_draw(curves, *_WIDE), narrow=_draw(curves, *_NARROW),
         growth=_growth(log), tiles=_tiles(record), compared=_compared(record), shape=_shape(record), data=_data(record),
         command=shlex.join(["myna", *record.lineage.get("argv", [])[1:]]),
@@ -115,10 +115,9 @@ def _table(report: Report) -> Markup:
     return Markup(report.html()) if report.metrics else Markup("")  # Report.html escapes what it shows
 
 
-def _span(report: Report) -> list[dict[str, Any]]:
-    """Lay model and baseline on one axis of bits per byte: value and interval of each in percent of the drawing's width."""
-    pairs = [("model", "this model", report.metrics.get("bits_per_byte")),
-             ("baseline", report.baseline, report.baseline_metrics.get("bits_per_byte"))]
+def lay_span(report: Report, metric: str) -> list[dict[str, Any]]:
+    """Lay model and baseline on one axis of a metric: value and interval of each in percent of the width; nothing for one alone."""
+    pairs = [("model", "this model", report.metrics.get(metric)), ("baseline", report.baseline, report.baseline_metrics.get(metric))]
     known: list[tuple[str, str, Score]] = [(kind, name, score) for kind, name, score in pairs if score is not None]
     if len(known) < 2:
         return []

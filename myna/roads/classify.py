@@ -10,7 +10,6 @@ on the test part -> written. The baseline is a linear model without naive Bayes,
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from myna.models.linear import Linear, LinearConfig
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, list_versions
+from myna.roads.task_pages import write_task_pages
 from myna.tasks.classify import Classifier, Member
 from myna.tokenizer.scripts import unspaced_bytes
 from myna.tokenizer.tokenizer import Tokenizer
@@ -202,13 +202,13 @@ class _Road:
     def _finish(self, classifier: Classifier, baseline: Fitted, measured: Measured) -> Report:
         """Write the directory; myna.json is last."""
         with self.clock.stage("write"):
-            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             for member in classifier.members:
                 member.model.save(self.out / member.folder)
             baseline.model.save(self.out / BASELINE)
             classifier.save_task(self.out)
             write_atomic(self.out / SEEN, b"".join(sorted(item.key for name in ("train", "valid") for item in self.parts[name])))
-            write_json(self.out / "report.json", {"report": measured.report.to_json(), **measured.details, "said": self.said})
+            write_json(self.out / "report.json", {
+                "report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": self.said})
             names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "linear/model.safetensors",
                      "linear/features.json", "task.json")
             words: Any = {"golden": Tokenizer.open(self.out).golden()} if (self.out / "tokenizer.json").is_file() else {}
@@ -220,7 +220,8 @@ class _Road:
                             "threads": self.recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
                 "actual": {"total_seconds": round(self.clock.seconds, 3)}, "report": measured.report.to_json(),
                 "stages": self.clock.stages, "notes": self.said})
-        say(f"[{duration(self.clock.seconds)}] done: {self.out}")
+            write_task_pages(self.out)
+        say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
         return measured.report
 
 

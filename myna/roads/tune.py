@@ -39,6 +39,7 @@ from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of, saved_request
 from myna.roads.build import Clock, describe_plan, list_versions, write_pages
+from myna.roads.task_pages import write_task_pages
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.loop import Batch, Hooks, Run, train
@@ -76,8 +77,8 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
         saved = saved_request(out, recipe, given, resume, "tune")
         if saved is None:
             say(f"{out} is finished")
-            if recipe.tune.task == "language":
-                write_pages(out)  # a kill may have come between the last of these and myna.json
+            # a kill may have come between myna.json and the last of these
+            (write_pages if recipe.tune.task == "language" else write_task_pages)(out)
             return Report.from_json(read_json(out / "myna.json")["report"])
         recipe, given = saved
         machine.set_threads(recipe.tune.threads or machine.usable_cores())
