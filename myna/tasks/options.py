@@ -25,3 +25,21 @@ class TranscribeOptions:
     def __post_init__(self) -> None:
         if self.num_beams < 1:
             raise UserError(f"num_beams is {self.num_beams}", "a whole number, at least 1")
+
+
+@dataclass(frozen=True)
+class CompleteOptions:
+    """How the body of a function is written. Raises UserError when a value is out of its range."""
+
+    max_tokens: int = 256
+    "Write at most this many tokens."
+    temperature: float = 0.0
+    "0 takes the likeliest token each time; above 0, tokens are drawn, more freely the higher it is."
+    seed: int | None = None
+    "Makes drawn tokens repeatable."
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise UserError(f"max_tokens is {self.max_tokens}", "a whole number, at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}", "a number, at least 0")
