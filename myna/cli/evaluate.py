@@ -23,12 +23,14 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="text to measure on, cleaned as `myna clean` does")
     add_member(parser)
     add_precision(parser)
-    parser.add_argument("--task", metavar="NAME", choices=("language", "classify"), default="language",
-                        help="language (default), or classify: measure labels on labelled texts")
+    parser.add_argument("--task", metavar="NAME", choices=("language", "classify", "search"), default="language",
+                        help="language (default), classify (labelled texts), search (DIR an index, FILE rows of questions)")
     parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
     parser.add_argument("--text", metavar="COLUMN", default="", help="--task classify: the column of texts")
     parser.add_argument("--label", metavar="COLUMN", default="", help="--task classify: the column of labels")
+    parser.add_argument("--mode", choices=("auto", "lexical", "dense", "hybrid"), default="auto",
+                        help="--task search: by words, by vectors, or both; auto is both where the index has vectors")
     parser.add_argument("--keep", action="store_true",
                         help="with --precision: keep the score and the one in float32 in the directory, where `myna show` finds them")
     add_options(parser, EvaluateOptions)
@@ -75,7 +77,7 @@ def _task(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions
     from myna.roads.evaluate import evaluate_task
 
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
-    measured = evaluate_task(args.task, existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options))
+    measured = evaluate_task(args.task, existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options), args.mode)
     if args.json:
         print(json.dumps(measured.to_json(), ensure_ascii=False))
         return 0

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"index": str(folder), "files": added.files, "unchanged": added.unchanged, "replaced": added.replaced,
                           "documents": added.documents, "passages": added.passages, "rejected": dict(added.rejected),
+                          "notes": dict(added.notes),
                           "total_files": len(index.files), "total_passages": int((~index.deleted).sum())}, ensure_ascii=False))
     else:
         print(f"{folder}: {added.said()}")

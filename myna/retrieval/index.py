@@ -38,7 +38,7 @@ from myna.corpus.store import Corpus
 from myna.errors import UserError
 from myna.files import lock, new_directory, read_json, sha256, write_json
 from myna.retrieval.lexical import Block, join_blocks, score_blocks, write_block
-from myna.retrieval.options import IndexOptions, SearchOptions
+from myna.retrieval.options import IndexOptions, Mode, SearchOptions
 from myna.retrieval.passages import cut_passages
 from myna.retrieval.terms import count_terms
 
@@ -79,6 +79,8 @@ class Added:
     documents: int = 0
     passages: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    "What is to be said of passages."
 
     def said(self) -> str:
         """Say it in a line."""
@@ -86,6 +88,7 @@ class Added:
         parts += [f"{self.unchanged:,} unchanged"] if self.unchanged else []
         parts += [f"{self.replaced:,} replaced"] if self.replaced else []
         parts += [f"{count:,} left out: {reason}" for reason, count in self.rejected.most_common()]
+        parts += [f"{count:,} passages {what}" for what, count in self.notes.most_common()]
         return "; ".join(parts)
 
 
@@ -111,6 +114,7 @@ class Index:
         self._firsts = [int(segment["first"]) for segment in self._segments]
         self._passages = [np.load(self._segment(number) / "passages.npy", mmap_mode="r") for number in range(len(self._segments))]
         self.blocks = [Block(self.folder / "blocks" / name) for name in self._blocks]
+        self._owners = sorted((int(file["first"]), path) for path, file in self.files.items() if file["last"] > file["first"])
         deleted = np.zeros(len(self), dtype=bool)
         for first, last in self._deleted:
             deleted[first:last] = True
@@ -304,21 +308,8 @@ class Index:
         embed: makes the query's vector, for dense and hybrid search. Raises UserError when the index has no vectors for them.
         """
         options = options or SearchOptions()
-        mode = options.mode
-        if mode == "auto":
-            mode = "hybrid" if self.encoder and embed else "lexical"
-        if mode != "lexical" and not (self.encoder and embed):
-            raise UserError(f"{self.folder} has no vectors, which {mode} search needs", "an index made with --encoder",
-                            "search with --mode lexical, or make one: myna index ... --encoder minilm")
-        rankings = []
-        if mode in ("lexical", "hybrid"):
-            rankings.append(self._best(score_blocks(self.blocks, count_terms(query), self.deleted), options.k, mode, above=0.0))
-        if mode in ("dense", "hybrid"):
-            assert embed is not None
-            rankings.append(self._best(self._similarities(embed([query])[0]), options.k, mode, above=-2.0))
-        ranked = rankings[0] if len(rankings) == 1 else _fuse(rankings)
         hits: list[Hit] = []
-        for passage, score in ranked:
+        for passage, score in self.rank(query, options, embed):
             hit = self.hit(passage, score)
             if all(hit.text != other.text for other in hits):  # the same passage in two files is shown once
                 hits.append(hit)
@@ -326,7 +317,32 @@ class Index:
                 break
         return hits
 
-    def _best(self, scores: Array, k: int, mode: str, above: float) -> list[tuple[int, float]]:
+    def rank(self, query: str, options: SearchOptions, embed: Embed | None = None) -> list[tuple[int, float]]:
+        """Rank passages by number, with their scores, the best first, and more than k of them; see `search`."""
+        mode = self.mode(options.mode, embed)
+        rankings = []
+        if mode in ("lexical", "hybrid"):
+            rankings.append(self.best(score_blocks(self.blocks, count_terms(query), self.deleted), options.k, mode, above=0.0))
+        if mode in ("dense", "hybrid") and query.strip():
+            assert embed is not None
+            rankings.append(self.best(self.similarities(embed([query])[0]), options.k, mode, above=-2.0))
+        return _fuse(rankings) if len(rankings) > 1 else rankings[0] if rankings else []
+
+    def mode(self, mode: Mode, embed: Embed | None) -> Mode:
+        """Say what `auto` is here. Raises UserError when the index has no vectors for what was asked."""
+        if mode == "auto":
+            return "hybrid" if self.encoder and embed else "lexical"
+        if mode != "lexical" and not (self.encoder and embed):
+            raise UserError(f"{self.folder} has no vectors, which {mode} search needs", "an index made with --encoder",
+                            "search with --mode lexical, or make one: myna index ... --encoder minilm")
+        return mode
+
+    def owner(self, passage: int) -> str:
+        """Name the file that a passage is of."""
+        at = bisect.bisect_right(self._owners, (passage, "\U0010ffff")) - 1
+        return self._owners[at][1]
+
+    def best(self, scores: Array, k: int, mode: str, above: float) -> list[tuple[int, float]]:
         """Rank passages by score, equal ones by number; more than k, for what is left out later."""
         most = min(len(scores), max(2 * k, _FUSED if mode == "hybrid" else 0) + 8)
         if not most:
@@ -335,7 +351,7 @@ class Index:
         chosen = chosen[np.lexsort((chosen, -scores[chosen]))]
         return [(int(passage), float(scores[passage])) for passage in chosen if scores[passage] > above]
 
-    def _similarities(self, query: Array) -> Array:
+    def similarities(self, query: Array) -> Array:
         """Return the cosine of every passage's vector with the query's: (N,) float32, -2 of deleted ones."""
         scores = np.full(len(self), -2.0, dtype=np.float32)
         for number, first in enumerate(self._firsts):
@@ -355,6 +371,12 @@ class Index:
         start, end, document = (int(value) for value in self._passages[number][passage - self._firsts[number]])
         file, offset = corpus.source(start)
         return Hit(score, corpus.text(start, end), str(corpus.files[file]["path"]), offset, passage, document)
+
+    def place(self, passage: int, at: int) -> tuple[str, int]:
+        """Return the file of a passage, and where in it, as `Hit.offset`, byte `at` of the passage's text stands."""
+        number = bisect.bisect_right(self._firsts, passage) - 1
+        file, offset = self._corpora[number].source(int(self._passages[number]["start"][passage - self._firsts[number]]) + at)
+        return str(self._corpora[number].files[file]["path"]), offset
 
 
 def _fuse(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:

@@ -10,13 +10,21 @@ from pathlib import Path
 
 from myna.evaluate.measured import Measured
 from myna.recipe import TuneRecipe
+from myna.retrieval.options import Mode
 
 
-def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Measured:
-    """Measure a directory on data. Raises UserError when it was not made for the task, or nothing can be measured."""
+def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRecipe, mode: Mode = "auto") -> Measured:
+    """Measure a directory on data. Raises UserError when it was not made for the task, or nothing can be measured.
+
+    mode: how an index is searched (--task search).
+    """
     match task:
         case "classify":
             from myna.roads.classify import evaluate_classifier  # here, so that each task loads only what it uses
 
             return evaluate_classifier(folder, data, recipe)
+        case "search":
+            from myna.roads.search import evaluate_search
+
+            return evaluate_search(folder, data, recipe, mode)
     raise ValueError(f"no task {task!r}")

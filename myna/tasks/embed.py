@@ -11,6 +11,8 @@ N texts · C hidden_size · T tokens
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
 Vectors = npt.NDArray[np.float32]
 _AT_ONCE = 4096  # tokens a batch has at most, a longer text alone: what it computes stays within a few MB
 _READ = 4096  # texts turned into ids at a time
+_UNKNOWN = "are a third or more of what the tokenizer does not know: their vectors say little"
 
 
-def embed_texts(model: Any, tokenizer: Tokenizer, pooling: Pooling, texts: Sequence[str]) -> Vectors:
+def embed_texts(model: Any, tokenizer: Tokenizer, pooling: Pooling, texts: Sequence[str], told: Counter[str] | None = None) -> Vectors:
     """Give every text its vector: (N, C), in the order of the texts.
 
-    model: an encoder. Texts longer than it sees are cut, and how many is said. Raises UserError when the model is no encoder, or a
-    text gives no token at all.
+    model: an encoder. Texts longer than it sees are cut, and how many is said; with `told` it is counted there, and no progress is shown,
+    for callers that give texts part by part. Raises UserError when the model is no encoder, or a text gives no token at all.
     """
     import torch
 
@@ -50,14 +53,17 @@ def embed_texts(model: Any, tokenizer: Tokenizer, pooling: Pooling, texts: Seque
         inputs = tokenizer.encode_inputs(given, max_length=limit)
         rows += inputs
         cut += inputs.truncated
-    if cut:
-        say(f"{cut:,} of {len(texts):,} texts were longer than {limit} tokens and cut there")
-    if unknown := _count_unknown(tokenizer, rows):
-        say(f"{unknown:,} of {len(texts):,} texts are a third or more of what the tokenizer does not know: their vectors say little")
+    notes = Counter({f"were longer than {limit} tokens and cut there": cut, _UNKNOWN: _count_unknown(tokenizer, rows)})
+    for what, count in (+notes).items():
+        if told is None:
+            say(f"{count:,} of {len(texts):,} texts {what}")
+        else:
+            told[what] += count
     if (empty := next((number for number, ids in enumerate(rows) if not ids), None)) is not None:
         raise UserError(f"text {empty + 1} is empty", "at least one token", "leave it out")
     vectors = np.empty((len(rows), model.config.hidden_size), dtype=np.float32)
-    with torch.inference_mode(), track("embedding", len(rows), "texts") as advance:
+    progress = track("embedding", len(rows), "texts") if told is None else contextlib.nullcontext(lambda _: None)
+    with torch.inference_mode(), progress as advance:
         for batch in _batches(rows):
             ids = torch.tensor([rows[number] for number in batch])
             if int(ids.max()) >= model.vocab_size:

@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +21,16 @@ from myna.files import sha256
 from myna.models.fetched import resolve_model
 from myna.models.pooling import read_pooling
 from myna.models.pretrained import load_model
-from myna.retrieval.index import Added, Embed, Index
+from myna.retrieval.index import Added, Index
 from myna.retrieval.options import IndexOptions
 from myna.tasks.embed import embed_texts
 from myna.tokenizer.tokenizer import Tokenizer
+
+
+class Encode(Protocol):
+    """Makes vectors of length 1 of texts, (N, C); what is to be said of texts is counted in `told`, or else said."""
+
+    def __call__(self, texts: Sequence[str], told: Counter[str] | None = None) -> NDArray[np.float32]: ...
 
 
 def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> Added:
@@ -33,10 +42,13 @@ def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> A
     else:
         embed = open_encoder(options.encoder) if options.encoder else None
         index = Index.create(folder, options, _weights(options.encoder) if options.encoder else "")
-    return index.add(inputs, embed)
+    told: Counter[str] = Counter()
+    added = index.add(inputs, functools.partial(embed, told=told) if embed else None)
+    added.notes += told
+    return added
 
 
-def open_index(folder: Path, vectors: bool = True) -> tuple[Index, Embed | None]:
+def open_index(folder: Path, vectors: bool = True) -> tuple[Index, Encode | None]:
     """Open an index, and the encoder of its vectors where it has some and `vectors` are wanted.
 
     Raises UserError when the encoder is gone, or is another than the vectors were made with.
@@ -50,13 +62,13 @@ def open_index(folder: Path, vectors: bool = True) -> tuple[Index, Embed | None]
     return index, open_encoder(index.options.encoder)
 
 
-def open_encoder(name: str) -> Embed:
+def open_encoder(name: str) -> Encode:
     """Return what makes vectors of length 1 of texts. Raises UserError when the model is no encoder."""
     folder = resolve_model(name)
     model, tokenizer, pooling = load_model(folder), Tokenizer.open(folder), read_pooling(folder)
 
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = embed_texts(model, tokenizer, pooling, texts)
+    def embed(texts: Sequence[str], told: Counter[str] | None = None) -> NDArray[np.float32]:
+        vectors = embed_texts(model, tokenizer, pooling, texts, told)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
