@@ -57,6 +57,7 @@ class Sampling(TypedDict, total=False):
     seed: int | None
     num_beams: int
     length_penalty: float
+    penalty_alpha: float
 
 
 class Transcribing(TypedDict, total=False):

@@ -30,7 +30,7 @@ from myna.generate.options import SampleOptions
 if TYPE_CHECKING:
     from myna.generate.chat import Conversation
 
-_ONE_TEXT = ("n", "num_beams", "length_penalty", "max_tokens")  # an answer is one text; its length has a default of its own
+_ONE_TEXT = ("n", "num_beams", "length_penalty", "penalty_alpha", "max_tokens")  # an answer is one text; its length has a default of its own
 _MAX_TOKENS = 512  # own choice: about 400 words of English, so that few answers are cut
 _MAX_FILE = 64 << 20  # bytes of a conversation to load: far more than any model can see
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a model says must not move the cursor or ring the bell

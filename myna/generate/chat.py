@@ -47,6 +47,8 @@ class Conversation:
                             "`myna generate` gives its answer")
         if options.n > 1 or options.num_beams > 1:
             raise UserError(f"n is {options.n} and num_beams is {options.num_beams}", "1 of each in a conversation")
+        if options.penalty_alpha:
+            raise UserError(f"penalty_alpha is {options.penalty_alpha:g}", "0 in a conversation, whose answers are drawn", "leave it out")
         self.messages = check_messages(messages) if messages else []
         self.options, self.template = options, template
         self.last, self.left_out, self.read, self.prompt_tokens = Generation(), 0, 0, 0

@@ -37,6 +37,8 @@ class SampleOptions:
     "Search for the likeliest text with this many candidates at a time (beam search) instead of drawing; 1 draws."
     length_penalty: float = 1.0
     "With beams: divide a text's log-probability by its length to this power; above 1 favours longer texts."
+    penalty_alpha: float = 0.0
+    "Contrastive search among the --top-k likeliest tokens: how much a token counts against itself for repeating; try 0.6; 0 draws."
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -50,6 +52,7 @@ class SampleOptions:
             ("seed", self.seed is None or self.seed >= 0, "a whole number, 0 or more"),
             ("n", self.n >= 1, "a whole number, at least 1"),
             ("num_beams", self.num_beams >= 1, "a whole number, at least 1"),
+            ("penalty_alpha", 0 <= self.penalty_alpha <= 1, "a number from 0 (off) to 1"),
             ("length_penalty", -100 < self.length_penalty < 100, "a number from -100 to 100"),
         ):
             if not good:

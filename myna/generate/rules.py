@@ -31,9 +31,10 @@ _SOURCED = ("t5", "marian", "bart")  # model types that read a source
 _DRAWING = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
             "top_h": None}  # what transformers takes where nothing is said; read only with do_sample
 _SEARCHING = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+_CONTRASTING = {"penalty_alpha": 0.0, "top_k": 1}  # contrastive search, read only without do_sample
 _ALWAYS = {"repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "sequence_bias": None,
            "exponential_decay_length_penalty": None, "guidance_scale": None,
-           "forced_decoder_ids": None, "renormalize_logits": False, "penalty_alpha": None, "watermarking_config": None,
+           "forced_decoder_ids": None, "renormalize_logits": False, "watermarking_config": None,
            "num_beam_groups": 1, "diversity_penalty": 0.0, "stop_strings": None}
 
 
@@ -169,7 +170,9 @@ def _tastes(path: Path, said: Mapping[str, Any], source: bool) -> tuple[dict[str
     """Sort what is said of drawing and searching into what Myna could do and what it does not."""
     beams = said.get("num_beams")
     searches = isinstance(beams, int) and beams > 1
-    neutral = _ALWAYS | (_SEARCHING if searches else {}) | (_DRAWING if said.get("do_sample") is True else {})
+    draws = said.get("do_sample") is True
+    contrasts = not draws and bool(said.get("penalty_alpha"))
+    neutral = _ALWAYS | (_SEARCHING if searches else {}) | (_CONTRASTING if contrasts else {}) | (_DRAWING if draws else {})
     asked = {name: said[name] for name, default in neutral.items() if said.get(name) not in (None, default)}
     known = {field.name for field in dataclasses.fields(SampleOptions)}
     suggested = {name: value for name, value in asked.items() if name in known}

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from myna.errors import UserError
 from myna.generate.beam import check_beams, search_beams
+from myna.generate.contrastive import check_contrastive, search_contrastive
 from myna.generate.options import SampleOptions
 from myna.generate.rules import Rules
 from myna.generate.sample import Drawn, sample_tokens
@@ -58,9 +60,14 @@ class Stream:
         begun, source = ([], ids) if rules.source else (ids, None)
         # special tokens have no text, so a text that was continued cannot go on after one; an answer may begin with one
         stops = rules.end_ids if rules.source else rules.end_ids | tokenizer.special_ids
-        if options.num_beams > 1:
+        if options.num_beams > 1 and not options.penalty_alpha:
             check_beams(options)
             self._drawn = self._search(model, written, begun, options, stops, source, rules)
+        elif options.penalty_alpha > 0:
+            check_contrastive(options)
+            if rules.source:
+                raise UserError("penalty_alpha with a model that answers a source", "a model that goes on with a text", "try --num-beams 4")
+            self._drawn = search_contrastive(model, begun, options, stops, self._ended, rules)
         else:
             self._drawn = sample_tokens(model, begun, options, stops, self._ended, source, rules, state)
 

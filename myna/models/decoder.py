@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from myna.models.cache import Cache
 from myna.models.kernels import IGNORED, linear_cross_entropy
 from myna.models.layers import NORMS, Block, Linear, Rotation, Style, drop, rotary_table
-from myna.models.protocol import Ids, LogProbs
+from myna.models.protocol import Hidden, Ids, LogProbs
 from myna.models.steps import check_step, pad_rows, score_step
 
 _SCORED_AT_ONCE = 8192  # ids per forward pass when a document is scored: bounds memory, large enough for full speed
@@ -212,10 +212,21 @@ class Decoder(nn.Module):
     @torch.inference_mode()
     def step(self, ids: Ids, state: Cache, last: bool = True) -> LogProbs:
         """Append ids, rows of any lengths, and return natural log-probabilities: (B, V), or (B, T, V) with last=False."""
+        hidden, counts = self._take(ids, state)
+        return score_step(hidden, counts, last, self.logits)
+
+    @torch.inference_mode()
+    def step_hidden(self, ids: Ids, state: Cache) -> tuple[LogProbs, Hidden]:
+        """Append ids as `step` does; returns log-probabilities (B, V) and the last layer's states, its gain in them, (B, T, C)."""
+        hidden, counts = self._take(ids, state)
+        return score_step(hidden, counts, True, self.logits), self.norm.scale(hidden).float().numpy()
+
+    def _take(self, ids: Ids, state: Cache) -> tuple[Tensor, list[int]]:
+        """Append ids to the state; returns hidden states (B, T, C), and how many ids each row took."""
         counts = check_step(ids, state.lengths, self.max_length)
         hidden = self._extend(pad_rows(ids)[0], state, max(counts))
         state.lengths = [length + count for length, count in zip(state.lengths, counts, strict=True)]
-        return score_step(hidden, counts, last, self.logits)
+        return hidden, counts
 
     def _extend(self, ids: Tensor, state: Cache, T: int) -> Tensor:
         """Run the layers over new ids (B, T) with the cache's keys in view; returns hidden states (B, T, C)."""

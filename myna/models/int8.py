@@ -31,7 +31,7 @@ from myna.errors import UserError
 from myna.models.decoder import Decoder
 from myna.models.int8_kernels import BLOCK, Gain, Layers, Matrix, Shape, decode, score
 from myna.models.layers import Block, LayerNorm, RMSNorm, rotary_table
-from myna.models.protocol import Ids, LogProbs
+from myna.models.protocol import Hidden, Ids, LogProbs
 from myna.models.steps import check_step
 
 Array = npt.NDArray[Any]
@@ -99,17 +99,29 @@ class Int8Decoder:
 
     def step(self, ids: Ids, state: Int8Cache, last: bool = True) -> LogProbs:
         """Append ids, rows of any lengths, and return natural log-probabilities: (B, V), or (B, T, V) with last=False."""
+        hidden, rows, places = self._take(ids, state)
+        if last:
+            return self._score(hidden[np.flatnonzero(np.diff(rows, append=-1))])
+        out = np.zeros((len(ids), int(places.max()) + 1, self.vocab_size), np.float32)
+        out[rows, places] = self._score(hidden)
+        return out
+
+    def step_hidden(self, ids: Ids, state: Int8Cache) -> tuple[LogProbs, Hidden]:
+        """Append ids as `step` does; returns log-probabilities (B, V) and the last layer's states, its gain in them, (B, T, C)."""
+        hidden, rows, places = self._take(ids, state)
+        out = np.zeros((len(ids), int(places.max()) + 1, hidden.shape[1]), np.float32)
+        out[rows, places] = hidden
+        return self._score(hidden[np.flatnonzero(np.diff(rows, append=-1))]), out
+
+    def _take(self, ids: Ids, state: Int8Cache) -> tuple[Array, Array, Array]:
+        """Append ids to the state; returns hidden states (N, C), and of each its row and its place among the row's new ids."""
         counts = check_step(ids, state.lengths, self.max_length)
         rows = np.repeat(np.arange(len(counts)), counts)
         places = np.concatenate([np.arange(count) for count in counts])  # of each id in its row
         tokens = np.concatenate([np.asarray(row, np.int64) for row in ids])
         hidden = self._extend(tokens, rows, places + np.asarray(state.lengths)[rows], state)
         state.lengths = [length + count for length, count in zip(state.lengths, counts, strict=True)]
-        if last:
-            return self._score(hidden[np.cumsum(counts) - 1])
-        out = np.zeros((len(counts), max(counts), self.vocab_size), np.float32)
-        out[rows, places] = self._score(hidden)
-        return out
+        return hidden, rows, places
 
     def log_probs(self, ids: Sequence[int], source: None = None) -> LogProbs:
         """Score one document after the separator: (T,). Long ones slide by half a context, so each id sees at least that much."""

@@ -18,13 +18,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from myna.errors import UserError, nearest
 from myna.files import read_json, write_json
-from myna.models.protocol import Ids, LanguageModel, LogProbs, State
+from myna.models.protocol import Hidden, HiddenModel, Ids, LanguageModel, LogProbs, State
 
 MIXTURE = "mixture.json"
 _ROUNDS, _CLOSE = 200, 1e-7  # EM rounds at most; nats a token below which another round changes nothing that is ever shown
@@ -82,6 +82,24 @@ class Mixture:
             for row, given in enumerate(ids):
                 mixed[row, len(given):] = 0
         return mixed
+
+    def step_hidden(self, ids: Ids, state: MixtureState) -> tuple[LogProbs, Hidden]:
+        """Append ids as `step` does; returns log-probabilities (B, V), and the last layer's states (B, T, C) of the first member with any.
+
+        Raises UserError when no member has any.
+        """
+        chosen = next((place for place, member in enumerate(self.members) if hasattr(member, "step_hidden")), None)
+        if chosen is None:
+            raise UserError(f"a mixture of {' and '.join(self.names)}", "a member that has hidden states, as a decoder")
+        parts: list[LogProbs] = []
+        hidden = np.zeros(0, np.float32)
+        for place, (member, one) in enumerate(zip(self.members, state.states, strict=True)):
+            if place == chosen:
+                scores, hidden = cast(HiddenModel, member).step_hidden(ids, one)
+            else:
+                scores = member.step(ids, one)
+            parts.append(scores)
+        return _add(parts, self.weights), hidden
 
     def log_probs(self, ids: Sequence[int], source: Any = None) -> LogProbs:
         """Score one document after the separator: (T,)."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Ids = Sequence[Sequence[int]] | npt.NDArray[np.integer[Any]]  # B rows of new ids; rows may differ in length
 LogProbs = npt.NDArray[np.float32]
+Hidden = npt.NDArray[np.float32]
 
 
 class State(Protocol):
@@ -55,6 +56,13 @@ class LanguageModel(Protocol):
 
         A bounded model sees at least the last `max_length // 2` ids (the evaluation stride).
         """
+
+
+class HiddenModel(LanguageModel, Protocol):
+    """A language model that also shows what its last layer made of each id, as contrastive search wants it."""
+
+    def step_hidden(self, ids: Ids, state: Any) -> tuple[LogProbs, Hidden]:
+        """Do as `step`, and give the last layer's states of the new ids too: (B, V) and (B, T, C)."""
 
 
 class Trainable(Protocol):

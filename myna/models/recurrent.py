@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myna.models.kernels import IGNORED, linear_cross_entropy
-from myna.models.protocol import Ids, LogProbs
+from myna.models.protocol import Hidden, Ids, LogProbs
 from myna.models.recurrent_state import RecurrentState, States
 from myna.models.scan import GATES, scan
 from myna.models.steps import check_step, score_step
@@ -218,11 +218,22 @@ class Recurrent(nn.Module):
     @torch.inference_mode()
     def step(self, ids: Ids, state: RecurrentState, last: bool = True) -> LogProbs:
         """Append ids, rows of any lengths, and return natural log-probabilities: (B, V), or (B, T, V) with last=False."""
+        hidden, counts = self._take(ids, state)
+        return score_step(hidden, counts, last, self._logits)
+
+    @torch.inference_mode()
+    def step_hidden(self, ids: Ids, state: RecurrentState) -> tuple[LogProbs, Hidden]:
+        """Append ids as `step` does; returns log-probabilities (B, V) and the last layer's states (B, T, C)."""
+        hidden, counts = self._take(ids, state)
+        return score_step(hidden, counts, True, self._logits), hidden.float().numpy()
+
+    def _take(self, ids: Ids, state: RecurrentState) -> tuple[Tensor, list[int]]:
+        """Append ids to the state; returns what the head reads, (B, T, C), and how many ids each row took."""
         counts = check_step(ids, state.lengths)
         rows = [torch.as_tensor(np.asarray(row, dtype=np.int64)) for row in ids]
         hidden, states = self._run(nn.utils.rnn.pad_sequence(rows), state.carry)  # (T, B, H)
         state.extend([row.tolist() for row in rows], tuple(torch.stack(parts, 2).float() for parts in zip(*states, strict=True)))
-        return score_step(hidden.transpose(0, 1), counts, last, self._logits)
+        return hidden.transpose(0, 1), counts
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.head().to(hidden.dtype)).float()
