@@ -48,5 +48,7 @@ class RowsOptions:
     "Column of the labels (--task classify)."
     multi_label: bool = False
     "A text may have several labels: a list, or a cell divided by | or by commas (--task classify)."
+    segment: bool = False
+    "Learn to find the words themselves, not their labels (--task tag)."
     skip_bad: bool = False
     "Pass over rows that cannot be read, and count them, instead of stopping at the first."
