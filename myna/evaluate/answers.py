@@ -2,11 +2,9 @@
 
 Answers are scored by the bits of the tokens that are learned (each answer and the token that ends its turn), over the UTF-8 bytes
 of the answers. Before and after see the same conversations, so the interval is that of the paired difference, over
-conversations (see `myna.metrics.intervals`). Answers are generated greedily, all prompts in one batch; how many end by themselves is
-the stop rate.
+conversations (see `myna.metrics.intervals`). How many of the answers (`myna.generate.greedy`) end by themselves is the stop rate.
 
     rows = score_pieces(model, labelled, tokenizer)          # (N, 3): bits, bytes, tokens of each conversation
-    answers = answer_prompts(model, [prompt_ids], ends, max_tokens=64)
 
 N conversations
 """
@@ -14,10 +12,10 @@ N conversations
 from __future__ import annotations
 
 import pydoc_data.topics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +27,7 @@ from myna.data.packing import lay_rows
 from myna.data.rows import read_rows
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
+from myna.generate.greedy import Answer
 from myna.metrics.language import perplexity
 from myna.metrics.paired import Measure, measured_report, ratio
 from myna.metrics.report import Report
@@ -39,13 +38,6 @@ Array = npt.NDArray[Any]
 BASELINE = "the base, untuned"
 _PASSAGE, _SHORTEST = 2_000, 500  # characters of a passage of the unrelated text, and of the shortest taken
 _CHARACTERS = 4  # of a token, about, by which passages are counted out
-
-
-class Answer(NamedTuple):
-    """What a model said, and whether it stopped by itself."""
-
-    ids: list[int]
-    stopped: bool
 
 
 @dataclass
@@ -125,31 +117,3 @@ def report_tuning(before: dict[str, Array], after: dict[str, Array], fingerprint
     one, two = (measured_report(measures, BASELINE, options.resamples, options.seed) for measures in (answers, elsewhere))
     return Report(one.metrics | two.metrics, BASELINE, one.baseline_metrics | two.baseline_metrics, one.differences | two.differences,
                   one.improvements | two.improvements)
-
-
-def answer_prompts(model: Any, prompts: Sequence[Sequence[int]], ends: Collection[int], max_tokens: int) -> list[Answer]:
-    """Continue prompts greedily, all at once, each until one of `ends` or `max_tokens`; the token that ended it is not in its ids."""
-    answers = [Answer([], False) for _ in prompts]
-    if not prompts:
-        return answers
-    room = [max_tokens if model.max_length is None else min(max_tokens, model.max_length - len(prompt)) for prompt in prompts]
-    state = model.start(len(prompts))
-    log_probs = model.step([list(prompt) for prompt in prompts], state)  # (B, V)
-    rows = list(range(len(prompts)))
-    while rows:
-        going: list[int] = []
-        tokens = log_probs.argmax(axis=-1).tolist()
-        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            if token in ends:
-                answers[row] = answers[row]._replace(stopped=True)
-                continue
-            answers[row].ids.append(token)
-            if len(answers[row].ids) < room[row]:
-                going.append(place)
-        if not going:
-            break
-        if len(going) < len(rows):
-            state.select(going)
-        rows = [rows[place] for place in going]
-        log_probs = model.step([[answers[row].ids[-1]] for row in rows], state)
-    return answers

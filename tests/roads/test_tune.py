@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import myna
+import myna.roads.language
 import myna.roads.tune
 from myna.cli.main import main
 from myna.errors import UserError
@@ -43,7 +44,7 @@ def short_measures() -> Any:
     """Measure little: the road is tested here, not the model."""
     patch = pytest.MonkeyPatch()
     for name, value in (("_TEST", 400), ("_UNRELATED", 600), ("_VALID", 300), ("_ANSWER_TOKENS", 6), ("_PROMPTS", 6)):
-        patch.setattr(myna.roads.tune, name, value)
+        patch.setattr(myna.roads.language, name, value)
     yield
     patch.undo()
 
@@ -140,7 +141,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(base: Path, rows: Path, tmp_path:
     flags = ["--steps", "16", *FLAGS[2:], "--train.checkpoint-seconds", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["tune", str(base), str(rows), "--out", str(whole), *flags]) == 0
-    code = "import sys, myna.roads.tune as t; t._TEST, t._UNRELATED, t._VALID, t._ANSWER_TOKENS, t._PROMPTS = 400, 600, 300, 6, 6\n"
+    code = "import sys, myna.roads.language as t; t._TEST, t._UNRELATED, t._VALID, t._ANSWER_TOKENS, t._PROMPTS = 400, 600, 300, 6, 6\n"
     code += "from myna.cli.main import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, "tune", str(base), str(rows), "--out", str(killed), *flags],
                                stderr=subprocess.DEVNULL, cwd=Path(myna.__file__).parent.parent)
@@ -190,7 +191,7 @@ def _interrupted(base: Path, rows: Path, out: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(myna.roads.tune, "train", stop)
+        patch.setattr(myna.roads.language, "train", stop)
         myna.roads.tune.tune(base, [rows], out, TuneRecipe(TuneOptions(steps=2, threads=1)))
 
 
