@@ -31,9 +31,12 @@ from myna.models.precision import Precision
 from myna.models.pretrained import load_directory
 from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe, TuneRecipe
+from myna.retrieval.index import Hit
+from myna.retrieval.options import Mode, SearchOptions
 from myna.tasks.classify import Classified, Classifier, is_classifier
 from myna.tasks.embed import Vectors, embed_texts
 from myna.tasks.options import TranscribeOptions
+from myna.tasks.search import Searcher, is_index
 from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.options import TuneOptions
@@ -127,6 +130,8 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
             raise UserError(f"{folder} is a classifier, which computes in float32", "float32", "leave out the precision")
         classifier = Classifier.open(folder)
         return Model(folder, classifier, Tokenizer.open(folder) if (folder / "tokenizer.json").is_file() else cast(Tokenizer, None))
+    if is_index(folder):
+        return Model(folder, Searcher.open(folder), cast(Tokenizer, None))
     model = load_directory(folder, member, precision)
     if isinstance(model, Mixture):
         say(f"{folder} is a mixture: {model.name} (member={model.names[0]!r} takes one alone)")
@@ -268,6 +273,19 @@ class Model:
             raise UserError(f"{self.folder} holds a model that gives no labels ({type(self.model).__name__})", "a classifier",
                             "myna tune new DATA --task classify --out DIR makes one")
         return self.model.classify([texts] if isinstance(texts, str) else texts, threshold)
+
+    def search(self, query: str, k: int = 5, mode: Mode = "auto") -> list[Hit]:
+        """Find the passages of an index that a query is about, the best first: by words, by vectors (dense), or both (hybrid).
+
+        Raises UserError where the directory is no index, or has no vectors for the mode.
+
+            [hit, *_] = myna.load("my-index").search("who built the tower?", k=3)
+            hit.score, hit.file, hit.offset, hit.text
+        """
+        if not isinstance(self.model, Searcher):
+            raise UserError(f"{self.folder} holds a model, which finds nothing ({type(self.model).__name__})", "an index of documents",
+                            "myna index my-documents/ --out DIR makes one")
+        return self.model.search(query, make(SearchOptions, {"k": k, "mode": mode}))
 
     def evaluate(self, files: Paths, **options: Unpack[Measuring]) -> Report:
         """Measure the model on files, cleaned as a build cleans them, beside the baseline in its directory if there is one.

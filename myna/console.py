@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # control, direction, halves of a pair
 _LINE_EVERY = 10.0  # seconds between progress lines when standard error is not a terminal
 
 
@@ -70,6 +72,11 @@ def _line(label: str, done: float, total: float | None, unit: str, seconds: floa
     of = f"/{human(total)}{unit} ({done / total:.0%})" if total else unit
     left = f" · {duration((total - done) / rate)} left" if total and rate else ""
     return f"{label} {human(done)}{of} · {human(rate)}{unit}/s{left}"
+
+
+def printable(text: str) -> str:
+    """Replace what could steer a terminal, or not be written to it."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def human(number: float) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
 from myna.cli.main import Parser, add_options, read_options
+from myna.console import printable
 from myna.retrieval.options import SearchOptions
+
+_COLUMNS = 76  # beside an indent of 3, in a terminal of 80
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,6 +38,14 @@ def run(args: argparse.Namespace) -> int:
     if not hits:
         print("nothing was found")
     for number, hit in enumerate(hits, 1):
-        print(f"{number}. {hit.file} (byte {hit.offset:,}; {hit.score:.3f})")
-        print("\n".join(textwrap.wrap(" ".join(hit.text.split()), 76, initial_indent="   ", subsequent_indent="   ")))
+        print(printable(f"{number}. {hit.file} (byte {hit.offset:,}; {hit.score:.3f})"))
+        print("\n".join("   " + line for line in _wrap(printable(" ".join(hit.text.split())))))
     return 0
+
+
+def _wrap(text: str) -> list[str]:
+    """Divide a text into lines of 76 columns, of which a Chinese character takes two."""
+    from rich.console import Console
+    from rich.text import Text
+
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=_COLUMNS), _COLUMNS)]

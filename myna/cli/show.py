@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from myna.cli.main import Parser, existing
-from myna.console import duration, human
+from myna.console import duration, human, printable
 from myna.errors import UserError
 
 if TYPE_CHECKING:
     from myna.models.record import Record
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # could steer a terminal, or not be written
 _SHOWN = 3  # reasons, files or notes on a line
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags of `myna show`."""
-    parser.add_argument("directory", metavar="DIR", help="a model directory, a cleaned corpus or a tokens directory")
+    parser.add_argument("directory", metavar="DIR", help="a model directory, a cleaned corpus, a tokens directory or an index")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
             value, lines, table = _corpus(folder)
         elif (folder / "train.bin").is_file() and (folder / "report.json").is_file():
             value, lines, table = _tokens(folder)
+        elif (folder / "index.json").is_file():
+            value, lines, table = _index(folder)
         else:
             value, lines, table = _model(folder)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:  # a file that Myna did not write so
@@ -47,12 +47,24 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(value, ensure_ascii=False))
         return 0
     for line in lines:
-        print(_UNPRINTABLE.sub("\ufffd", line))
+        print(printable(line))
     if table is not None:
         from rich.console import Console
 
         Console(width=80).print(table)
     return 0
+
+
+def _index(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
+    from myna.retrieval.index import Index
+
+    index = Index.open(folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    value = {"kind": "index", "files": len(index.files), "passages": int((~index.deleted).sum()), "bytes": size,
+             "passage_bytes": index.options.passage_bytes, "encoder": index.options.encoder}
+    vectors = f"words, and vectors of {index.options.encoder}" if index.encoder else "words alone"
+    return value, [f"an index of {value['files']:,} files, {value['passages']:,} passages of at most {index.options.passage_bytes:,} bytes",
+                   f"found by: {vectors}", f"on disk: {human(size)}B", f'next: myna search {folder} "..."'], None
 
 
 def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:

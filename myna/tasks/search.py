@@ -1,8 +1,7 @@
-"""Search: an index of a person's documents with the encoder that its vectors are of, and how good it is at finding.
+"""Search: an index of a person's documents with the encoder that its vectors are of.
 
     make_index(Path("my-index"), [Path("my-documents")], IndexOptions(encoder="minilm"))
-    index, embed = open_index(Path("my-index"))
-    index.search("who built the tower?", SearchOptions(), embed)
+    Searcher.open(Path("my-index")).search("who built the tower?", SearchOptions())
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +21,8 @@ from myna.files import sha256
 from myna.models.fetched import resolve_model
 from myna.models.pooling import read_pooling
 from myna.models.pretrained import load_model
-from myna.retrieval.index import Added, Index
-from myna.retrieval.options import IndexOptions
+from myna.retrieval.index import Added, Hit, Index
+from myna.retrieval.options import IndexOptions, SearchOptions
 from myna.tasks.embed import embed_texts
 from myna.tokenizer.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ class Encode(Protocol):
 
 def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> Added:
     """Make an index, or add to one that is there. Raises UserError when it was made with other options."""
-    if (folder / "index.json").is_file():
+    if is_index(folder):
         index, embed = open_index(folder)
         if options not in (index.options, IndexOptions()):
             raise UserError(f"{folder} was made with {index.options}", "the same options, or none", "choose another --out")
@@ -60,6 +60,28 @@ def open_index(folder: Path, vectors: bool = True) -> tuple[Index, Encode | None
         raise UserError(f"{index.options.encoder} has other weights than those that the vectors of {folder} were made with",
                         "the same encoder", "search with --mode lexical, or make the index again")
     return index, open_encoder(index.options.encoder)
+
+
+def is_index(folder: Path) -> bool:
+    """Tell whether a directory is an index of documents."""
+    return (folder / "index.json").is_file()
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """An index, opened with the encoder of its vectors where it has some."""
+
+    index: Index
+    embed: Encode | None = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Searcher:
+        """Open an index directory. Raises UserError as `open_index`."""
+        return cls(*open_index(folder))
+
+    def search(self, query: str, options: SearchOptions) -> list[Hit]:
+        """Find the passages that a query is about, the best first. Raises UserError when the index has no vectors for the mode."""
+        return self.index.search(query, options, self.embed)
 
 
 def open_encoder(name: str) -> Encode:
