@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 
@@ -17,8 +17,12 @@ class Answer(NamedTuple):
     stopped: bool
 
 
-def answer_prompts(model: Any, prompts: Sequence[Sequence[int]], ends: Collection[int], max_tokens: int) -> list[Answer]:
-    """Continue prompts greedily, all at once, each until one of `ends` or `max_tokens`; the token that ended it is not in its ids."""
+def answer_prompts(model: Any, prompts: Sequence[Sequence[int]], ends: Collection[int], max_tokens: int,
+                   ended: Callable[[int, int], bool] | None = None) -> list[Answer]:
+    """Continue prompts greedily, all at once, each until one of `ends` or `max_tokens`; the token that ended it is not in its ids.
+
+    ended: asked with the prompt's number and each token drawn for it; where it is true the answer has stopped, and that token stays.
+    """
     answers = [Answer([], False) for _ in prompts]
     if not prompts:
         return answers
@@ -34,7 +38,9 @@ def answer_prompts(model: Any, prompts: Sequence[Sequence[int]], ends: Collectio
                 answers[row] = answers[row]._replace(stopped=True)
                 continue
             answers[row].ids.append(token)
-            if len(answers[row].ids) < room[row]:
+            if ended is not None and ended(row, token):
+                answers[row] = answers[row]._replace(stopped=True)
+            elif len(answers[row].ids) < room[row]:
                 going.append(place)
         if not going:
             break
