@@ -160,7 +160,8 @@ class Classifier:
 def is_classifier(folder: Path) -> bool:
     """Tell whether a directory is opened as a classifier: by its task.json, or by its config.json."""
     if (folder / TASK).is_file():
-        return True
+        task = read_json(folder / TASK, _MOST_BYTES)
+        return not isinstance(task, dict) or task.get("task") in ("classify", None)  # a damaged one is told of when it is opened
     try:
         config = read_config(folder)
     except UserError:  # whoever opens it says what is wrong
