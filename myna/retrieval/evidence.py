@@ -1,0 +1,157 @@
+"""What speaks for and against a sentence of an index answering a question: numbers that mean the same in a large index and in a small one.
+
+A question's terms are weighed by how rare they are, in the index and in the passages that a reader was made with, so that in a folder of
+three files "the" weighs little too. Then for each passage found, and each sentence in it: the share of the question's weight that is
+there, the question's pairs of neighbouring terms, the gap to the next passage, and the cosine where the index has vectors.
+
+    found = find_evidence(index, "who built the tower?", Background({}, 0), None, k=3)
+    [(item.hit.file, item.sentences[0], item.features) for item in found]
+
+Source: the features of "Learning to rank" for passages, as in Liu 2009, section 1.3; idf by Robertson and Zaragoza 2009.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from myna.corpus.sentences import cut_sentences
+from myna.retrieval.index import Embed, Hit, Index
+from myna.retrieval.lexical import score_blocks
+from myna.retrieval.options import SearchOptions
+from myna.retrieval.terms import UNSPACED, count_terms, find_terms
+
+Array = NDArray[Any]
+
+PASSAGE_FEATURES = ("coverage", "rarest", "score", "margin", "phrases")
+DENSE_FEATURES = ("cosine", "cosine_margin", "agreement")
+SENTENCE_FEATURES = ("coverage", "near", "phrases", "passage", "number", "name", "length")
+
+_SATURATED = 2.2  # BM25's k1 + 1: what a term's idf is multiplied by at most
+_RAREST = 3  # terms of a question that say most of what it is about
+# own choice: words that ask for a number or a name, in English and Chinese
+_ASKS_NUMBER = re.compile(r"\b(when|year|how (?:many|much|long|old|far|often|large|big|tall|high)|what (?:year|date|number|percentage|"
+                          r"percent|century|decade|time|amount|population))\b|多少|几|何时|哪年|哪一年|什么时候|多[长久大高远]", re.IGNORECASE)
+_ASKS_NAME = re.compile(r"\b(who|whom|whose|where|which (?:city|country|person|company))\b|谁|哪里|哪儿|何处|什么地方", re.IGNORECASE)
+_NUMBER = re.compile(r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million|billion)\b|"
+                     "[一二三四五六七八九十百千万亿两]", re.IGNORECASE)
+_NAME = re.compile(r"(?<=[^\s.!?] )[A-Z]\w")  # a capital inside a sentence
+
+
+@dataclass(frozen=True)
+class Background:
+    """In how many passages of other texts a term stands, and how many passages those are."""
+
+    counts: Mapping[str, int]
+    passages: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A passage found, its sentences as (start, end) in characters, and the numbers about both."""
+
+    hit: Hit
+    sentences: list[tuple[int, int]]
+    features: Array
+    "(F,): PASSAGE_FEATURES, then DENSE_FEATURES where the index has vectors."
+    about: Array = field(repr=False)
+    "(S, G): SENTENCE_FEATURES of each sentence."
+
+
+def find_evidence(index: Index, question: str, background: Background, embed: Embed | None, k: int) -> list[Evidence]:
+    """Find the passages that a question is about, the best first, with the numbers that speak for them; none where nothing matches."""
+    terms = count_terms(question)
+    if not terms:
+        return []
+    vector = None if embed is None else embed([question])
+    again = None if vector is None else lambda texts: vector  # the question is embedded once
+    hits = index.search(question, SearchOptions(k=k), again)
+    lexical = score_blocks(index.blocks, terms, index.deleted)
+    dense = None if vector is None else index.similarities(vector[0])
+    weights = weigh_terms(index, terms, background)
+    possible = max(_SATURATED * sum(weights.values()), 1e-9)
+    pairs = Counter(itertools.pairwise(find_terms(question)))
+    first = max((float(lexical[hit.passage]) for hit in hits), default=0.0)
+    found: list[Evidence] = []
+    for hit in hits:
+        others = [other.passage for other in hits if other.passage != hit.passage]
+        inside = count_terms(hit.text)
+        score = float(lexical[hit.passage])
+        rarest = sorted(weights, key=lambda term: (-weights[term], term))[:_RAREST]
+        features = [_share(weights, inside), sum(term in inside for term in rarest) / len(rarest), score / possible,
+                    (score - max((float(lexical[other]) for other in others), default=0.0)) / possible,
+                    _share_pairs(pairs, weights, hit.text)]
+        if dense is not None:
+            cosine = float(dense[hit.passage])
+            best = int(np.argmax(lexical)) == hit.passage, int(np.argmax(dense)) == hit.passage
+            features += [cosine, cosine - max((float(dense[other]) for other in others), default=0.0), sum(best) / 2]
+        sentences = cut_sentences(hit.text)
+        about = _describe_sentences(question, hit.text, sentences, weights, pairs, score / max(first, 1e-9))
+        found.append(Evidence(hit, sentences, np.array(features), about))
+    return found
+
+
+def weigh_terms(index: Index, terms: Mapping[str, int], background: Background) -> dict[str, float]:
+    """Return the idf of terms over the passages of an index and those of the background together."""
+    live = ~index.deleted
+    total = int(live.sum()) + background.passages
+    weights = {}
+    for term in terms:
+        count = background.counts.get(term, 0)
+        for block in index.blocks:
+            passages, _ = block.find(term)
+            count += int(live[passages + block.first].sum())
+        weights[term] = math.log(1 + (total - count + 0.5) / (count + 0.5))
+    return weights
+
+
+def _share(weights: Mapping[str, float], inside: Mapping[str, int]) -> float:
+    return sum(weight for term, weight in weights.items() if term in inside) / max(sum(weights.values()), 1e-9)
+
+
+def _share_pairs(pairs: Counter[tuple[str, str]], weights: Mapping[str, float], text: str) -> float:
+    """Return the share of a question's neighbouring terms, weighed, that are neighbours in a text too."""
+    whole = sum(weights[one] + weights[other] for one, other in pairs)
+    if not whole:
+        return 0.0
+    inside = set(itertools.pairwise(find_terms(text)))
+    return sum(weights[one] + weights[other] for one, other in pairs if (one, other) in inside) / whole
+
+
+def _describe_sentences(question: str, text: str, sentences: list[tuple[int, int]], weights: Mapping[str, float],
+                        pairs: Counter[tuple[str, str]], passage: float) -> Array:
+    rows = []
+    inside = [count_terms(text[start:end]) for start, end in sentences]
+    number, name = bool(_ASKS_NUMBER.search(question)), bool(_ASKS_NAME.search(question))
+    for place, (start, end) in enumerate(sentences):
+        sentence = text[start:end]
+        near: Counter[str] = sum(inside[max(0, place - 1):place + 2], Counter())
+        rows.append([_share(weights, inside[place]), _share(weights, near), _share_pairs(pairs, weights, sentence), passage,
+                     float(number and bool(_NUMBER.search(sentence))), float(name and _names(sentence)),
+                     math.log(1 + inside[place].total())])
+    return np.array(rows).reshape(len(rows), len(SENTENCE_FEATURES))
+
+
+def _names(sentence: str) -> bool:
+    """Tell whether a sentence may hold a name; Chinese has no capitals, so there it always may."""
+    return bool(_NAME.search(sentence)) or bool(re.search(f"[{UNSPACED}]", sentence))
+
+
+@contextmanager
+def hide_passages(index: Index, hidden: Array) -> Iterator[None]:
+    """Search an index for a while as if the passages `hidden` (N,) bool were not in it."""
+    before = index.deleted
+    index.deleted = before | hidden
+    try:
+        yield
+    finally:
+        index.deleted = before
