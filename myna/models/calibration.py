@@ -35,15 +35,21 @@ def to_log_probs(scores: Array, several: bool) -> Array:
 
 
 def mean_loss(scores: Array, targets: Array, several: bool) -> float:
-    """Return the mean negative log-probability in nats of what is true: targets (N, K) of 0 and 1.
+    """Return the mean of `text_losses`; nothing of no texts."""
+    losses = text_losses(scores, targets, several)
+    return float(losses.mean()) if len(losses) else 0.0
 
-    A text without any of the labels counts only where several are allowed.
+
+def text_losses(scores: Array, targets: Array, several: bool) -> Array:
+    """Return each text's negative log-probability in nats of what is true, of several labels the mean over them. targets: (N, K), 0 or 1.
+
+    A text without any of the labels counts only where several are allowed; where not, it is left out.
     """
     scores = scores.astype(np.float64)
     if several:
-        return float(np.mean(np.logaddexp(0, scores) - scores * targets))
+        return np.asarray((np.logaddexp(0, scores) - scores * targets).mean(axis=1))
     known = targets.sum(axis=1) > 0.5
-    return -float((to_log_probs(scores[known], False) * targets[known]).sum(axis=1).mean()) if known.any() else 0.0
+    return np.asarray(-(to_log_probs(scores[known], False) * targets[known]).sum(axis=1))
 
 
 def fit_temperature(scores: Array, targets: Array, several: bool) -> float:

@@ -27,7 +27,7 @@ from myna.evaluate.classes import measure_classes
 from myna.evaluate.measured import Measured
 from myna.files import sha256, write_atomic, write_json
 from myna.metrics.report import Report
-from myna.models.calibration import fit_temperature, mean_loss
+from myna.models.calibration import fit_temperature, mean_loss, text_losses
 from myna.models.linear import Linear, LinearConfig
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
@@ -47,7 +47,8 @@ _CHINESE = LinearConfig(characters=(1, 3))  # on 17,363 Chinese reviews as good 
 _SPACED = LinearConfig(characters=(2, 5), words=(1, 2))
 _BASELINE = LinearConfig(characters=(1, 3), naive_bayes=False)
 _SHARES = np.linspace(0, 1, 21)  # of the neural model's scores, tried on the validation part
-_LEAST_GAIN = 0.005  # nats on the validation part, below which a second model is not worth its time
+_SLOWER = 1.5  # times as long as planned that measuring may take on a machine that other work shares
+_LEAST_GAIN = 0.005  # nats on the validation part, below which another model is not worth its time
 
 
 @dataclasses.dataclass
@@ -94,6 +95,7 @@ class _Road:
         self.base, self.given, self.out, self.recipe, self.clock, self.readings = base, given, out, recipe, clock, readings
         self.parts, self.labels, self.several = parts.texts, parts.labels, several
         self.said: list[str] = list(parts.said)
+        self.reading = 0.0  # seconds that a linear model takes for a text
         self.texts = {name: [item.text for item in items] for name, items in self.parts.items()}
         self.targets = {name: mark_labels(items, self.labels) for name, items in self.parts.items()}
 
@@ -102,7 +104,7 @@ class _Road:
         with self.clock.stage("linear models"):
             baseline, linear = self._fit_linear()
         neural = self._train_neural()
-        members, why = self._choose(linear, neural)
+        members, why = choose_members(linear, neural, self.targets["valid"], self.several, self.base != "new")
         self._note(why)
         about = {"columns": self.readings["data"].columns, "why": why, "majority": self._majority(), "base": self.base}
         classifier = Classifier(members, about=about)
@@ -137,7 +139,9 @@ class _Road:
             for strength in STRENGTHS:
                 model = fit_linear(tables[ngrams], self.targets["train"], self.labels, config, strength, self.several,
                                    self.recipe.tune.seed)
+                scoring = self.clock.seconds
                 tried = self._judge(f"{name} on {config}", model, model.score(self.texts["valid"]))
+                self.reading = max(self.reading, (self.clock.seconds - scoring) / max(1, len(self.texts["valid"])))
                 if best is not None and tried.loss >= best.loss:
                     break  # the loss has one valley: beyond it every larger C fits the training part closer and tells less
                 best = tried
@@ -163,9 +167,11 @@ class _Road:
         material = Material(self.texts["train"], self.targets["train"], self.texts["valid"], self.targets["valid"], self.labels,
                             self.several, len(self.texts["test"]))
         sources = [file["sha256"] for reading in self.readings.values() for file in reading.notes.files]
+        # two linear models read the test part at the end
+        end = options.minutes * 60 - _SLOWER * 2 * self.reading * len(self.texts["test"])
         with self.clock.stage("neural model"):
             made = train_neural(self.base, material, self.out, options, self.recipe.train,
-                                None if options.steps is not None else lambda: options.minutes * 60 - self.clock.seconds,
+                                None if options.steps is not None else lambda: end - self.clock.seconds,
                                 {"request": request_of(self.recipe, self.given), "sources": sources})
         if isinstance(made, str):
             self._note(made)
@@ -174,28 +180,6 @@ class _Road:
         neural.seconds = self.clock.seconds - began
         self._note(neural.say())
         return neural
-
-    def _choose(self, linear: Fitted, neural: Fitted | None) -> tuple[list[Member], str]:
-        """Take the model, or the weighted sum of both, that the validation part says is best; with the reason."""
-        if neural is None:
-            return [Member(".", linear.model, 1 / linear.temperature)], "the linear model is used: it is the only one"
-        targets = self.targets["valid"]
-        parts = [linear.scores / linear.temperature, neural.scores / neural.temperature]
-        mixed = [(1 - share) * parts[0] + share * parts[1] for share in _SHARES]
-        temperatures = [fit_temperature(scores, targets, self.several) for scores in mixed]
-        losses = [mean_loss(scores / temperature, targets, self.several) for scores, temperature in zip(mixed, temperatures, strict=True)]
-        best = int(np.argmin(losses))
-        alone = min((linear, neural), key=lambda one: one.loss)
-        if losses[best] > alone.loss - _LEAST_GAIN:
-            other = neural if alone is linear else linear
-            return [Member(".", alone.model, 1 / alone.temperature)], (
-                f"the {alone.name} alone is used: {alone.loss:.4f} nats a text on the validation part, the {other.name} {other.loss:.4f}, "
-                f"both together {losses[best]:.4f}")
-        share, temperature = float(_SHARES[best]), temperatures[best]
-        weights = (1 - share) / (linear.temperature * temperature), share / (neural.temperature * temperature)
-        return [Member(".", neural.model, weights[1]), Member("linear", linear.model, weights[0])], (
-            f"both are used, {1 - share:.2f} linear and {share:.2f} neural: together {losses[best]:.4f} nats a text on the validation "
-            f"part, alone {linear.loss:.4f} and {neural.loss:.4f}")
 
     # ---- the end ----
 
@@ -223,6 +207,38 @@ class _Road:
             write_task_pages(self.out)
         say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
         return measured.report
+
+
+def choose_members(linear: Fitted, neural: Fitted | None, targets: Array, several: bool, asked: bool) -> tuple[list[Member], str]:
+    """Take a model, or the weighted sum of both, by the validation part's targets (N, K); returns the members and the reason.
+
+    More than the simpler model is taken only where it is better by more than chance. The simpler is the linear one, unless the neural one
+    was asked for.
+    """
+    if neural is None:
+        return [Member(".", linear.model, 1 / linear.temperature)], "the linear model is used: it is the only one"
+    first, second = (neural, linear) if asked else (linear, neural)
+    losses = {one.name: text_losses(one.scores / one.temperature, targets, several) for one in (first, second)}
+    alone, other = (second, first) if _is_better(losses[first.name], losses[second.name]) else (first, second)
+    parts = [linear.scores / linear.temperature, neural.scores / neural.temperature]
+    mixed = [(1 - share) * parts[0] + share * parts[1] for share in _SHARES]
+    temperatures = [fit_temperature(scores, targets, several) for scores in mixed]
+    together = [text_losses(scores / temperature, targets, several) for scores, temperature in zip(mixed, temperatures, strict=True)]
+    best = int(np.argmin([values.mean() for values in together]))
+    told = f"together {together[best].mean():.4f} nats a text on the validation part, alone {linear.loss:.4f} and {neural.loss:.4f}"
+    if not _is_better(losses[alone.name], together[best]):
+        return [Member(".", alone.model, 1 / alone.temperature)], (
+            f"the {alone.name} alone is used: neither the {other.name} nor both together are better than it by more than chance ({told})")
+    share, temperature = float(_SHARES[best]), temperatures[best]
+    weights = (1 - share) / (linear.temperature * temperature), share / (neural.temperature * temperature)
+    return [Member(".", neural.model, weights[1]), Member("linear", linear.model, weights[0])], (
+        f"both are used, {1 - share:.2f} linear and {share:.2f} neural: {told}")
+
+
+def _is_better(losses: Array, others: Array) -> bool:
+    """Tell whether the others' losses of the same texts are smaller by what is worth it, and by twice what chance would give."""
+    gains = losses - others
+    return len(gains) > 1 and float(gains.mean()) > max(_LEAST_GAIN, 2 * float(gains.std(ddof=1)) / len(gains) ** 0.5)
 
 
 def mark_labels(items: Sequence[LabelledText], labels: Sequence[str]) -> Array:

@@ -39,8 +39,9 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
         if saved is None:
             say(f"{out} is finished")
             # a kill may have come between myna.json and the last of these
-            (write_pages if recipe.tune.task == "language" else write_task_pages)(out)
-            return Report.from_json(read_json(out / "myna.json")["report"])
+            made = read_json(out / "myna.json")
+            (write_pages if made["lineage"]["request"]["recipe"]["tune"].get("task", "language") == "language" else write_task_pages)(out)
+            return Report.from_json(made["report"])
         recipe, given = saved
         machine.set_threads(recipe.tune.threads or machine.usable_cores())
         name = str(given["base"][0])
@@ -49,6 +50,14 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
                 from myna.roads.classify import tune_classifier
 
                 return tune_classifier(name, given, out, recipe, clock)
+            case "tag":
+                from myna.roads.tag import tune_tagger
+
+                return tune_tagger(name, given, out, recipe, clock)
+            case "complete":
+                from myna.roads.complete import tune_completer
+
+                return tune_completer(name, given, out, recipe, clock)
             case "language":
                 from myna.roads.language import tune_language
 

@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 TASK = "task.json"
 _MOST_BYTES = 64 << 20  # of task.json: ten thousand labels take far less
 _MOST_MEMBERS = 8
-_ROWS = 64  # texts at a time
+_ROWS = 4096  # texts at a time; models sort these by length, so that little is padded
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,16 @@ class Classifier:
         return " + ".join(getattr(member.model, "name", type(member.model).__name__) for member in self.members)
 
     def log_probs(self, texts: Sequence[str]) -> Array:
-        """Return natural log-probabilities (N, K) of every label."""
+        """Return natural log-probabilities (N, K) of every label; says how many texts were cut."""
+        before = self._count_cut()
         parts = [self._score(texts[at : at + _ROWS]) for at in range(0, len(texts), _ROWS)]
+        if cut := self._count_cut() - before:
+            longest = min(member.model.max_length for member in self.members if hasattr(member.model, "max_length"))
+            say(f"{cut:,} of {len(texts):,} texts have more than {longest:,} tokens: their beginning was read")
         return to_log_probs(np.concatenate(parts), self.several) if parts else np.zeros((0, len(self.labels)))
+
+    def _count_cut(self) -> int:
+        return max(int(getattr(member.model, "cut", 0)) for member in self.members)
 
     def _score(self, texts: Sequence[str]) -> Array:
         return np.asarray(sum(member.weight * member.model.score(texts).astype(np.float64) for member in self.members))
