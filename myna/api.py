@@ -35,13 +35,15 @@ from myna.retrieval.index import Hit
 from myna.retrieval.options import Mode, SearchOptions
 from myna.tasks.classify import Classified, Classifier, is_classifier
 from myna.tasks.embed import Vectors, embed_texts
-from myna.tasks.options import TranscribeOptions
+from myna.tasks.options import CompleteOptions, TranscribeOptions
 from myna.tasks.search import Searcher, is_index
+from myna.tasks.tag import TaggedText, WordTagger, is_tagger
 from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.options import TuneOptions
 
 if TYPE_CHECKING:
+    from myna.tasks.complete import Completed
     from myna.tasks.transcribe import Transcript
 
 Paths = str | Path | Sequence[str | Path]
@@ -69,6 +71,14 @@ class Transcribing(TypedDict, total=False):
     language: str
     task: str
     num_beams: int
+
+
+class Completing(TypedDict, total=False):
+    """How the body of a function is written; what is left out is as in `CompleteOptions`."""
+
+    max_tokens: int
+    temperature: float
+    seed: int | None
 
 
 class Measuring(TypedDict, total=False):
@@ -125,6 +135,11 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
         smollm2 = myna.load("smollm2")          # after `myna fetch smollm2`
     """
     folder = resolve_model(name)
+    if is_tagger(folder) and member is None:
+        if precision != "float32":
+            raise UserError(f"{folder} is a tagger, which computes in float32", "float32", "leave out the precision")
+        tagger = WordTagger.open(folder)
+        return Model(folder, tagger, Tokenizer.open(folder) if (folder / "tokenizer.json").is_file() else cast(Tokenizer, None))
     if is_classifier(folder) and member is None:
         if precision != "float32":
             raise UserError(f"{folder} is a classifier, which computes in float32", "float32", "leave out the precision")
@@ -253,13 +268,17 @@ class Model:
             transcript = model.transcribe("speech.wav")
             str(transcript), [(segment.start, segment.end, segment.text) for segment in transcript.segments]
         """
-        if not hasattr(self.model, "hear"):
-            raise UserError(f"{self.folder} holds a model that does not hear ({type(self.model).__name__})", "a Whisper model",
-                            "`myna fetch whisper-tiny` brings one")
+        self.check_hears()
         from myna.data.audio import read_audio
         from myna.tasks.transcribe import transcribe
 
         return transcribe(self.model, self.tokenizer, read_audio(Path(audio)), make(TranscribeOptions, dict(options)))
+
+    def check_hears(self) -> None:
+        """Raise UserError where the model is no speech model."""
+        if not hasattr(self.model, "hear"):
+            raise UserError(f"{self.folder} holds a model that does not hear ({type(self.model).__name__})", "a Whisper model",
+                            "`myna fetch whisper-tiny` brings one")
 
     def classify(self, texts: Sequence[str], threshold: float | None = None) -> list[Classified]:
         """Give every text a label with its probability, or all labels from `threshold` on where a text may have several.
@@ -274,6 +293,21 @@ class Model:
                             "myna tune new DATA --task classify --out DIR makes one")
         return self.model.classify([texts] if isinstance(texts, str) else texts, threshold)
 
+    def tag(self, texts: str | Sequence[str | Sequence[str]], words: str | Path | None = None) -> list[TaggedText]:
+        """Label the words of every text, or find the words where the model was made for that; a text may be given as a list of words.
+
+        words: the directory of a tagger that finds the words of texts, where not the model itself. Raises UserError where the model is
+        no tagger, or a text is empty.
+
+            [result] = myna.load("my-tagger").tag(["我去咗香港"])
+            [(word.text, word.tag, word.probability) for word in result.words], result.entities
+        """
+        if not isinstance(self.model, WordTagger):
+            raise UserError(f"{self.folder} holds a model that labels no words ({type(self.model).__name__})", "a tagger",
+                            "myna tune new DATA --task tag --out DIR makes one")
+        finder = None if words is None else WordTagger.open(Path(words)).find_words
+        return self.model.tag([texts] if isinstance(texts, str) else texts, finder)
+
     def search(self, query: str, k: int = 5, mode: Mode = "auto") -> list[Hit]:
         """Find the passages of an index that a query is about, the best first: by words, by vectors (dense), or both (hybrid).
 
@@ -286,6 +320,18 @@ class Model:
             raise UserError(f"{self.folder} holds a model, which finds nothing ({type(self.model).__name__})", "an index of documents",
                             "myna index my-documents/ --out DIR makes one")
         return self.model.search(query, make(SearchOptions, {"k": k, "mode": mode}))
+
+    def complete(self, code: str, **options: Unpack[Completing]) -> Completed:
+        """Write the body of the Python function that is open at the end of `code`: its def line, or its docstring, is the last thing there.
+
+        Raises UserError when no function is open there, or it does not fit the model.
+
+            written = myna.load("my-completer").complete('def double(x):\n    \"\"\"Return x twice.\"\"\"')
+            str(written), written.body, written.finish_reason
+        """
+        from myna.tasks.complete import complete_code
+
+        return complete_code(self.language_model, self.tokenizer, code, make(CompleteOptions, dict(options)), self.rules)
 
     def evaluate(self, files: Paths, **options: Unpack[Measuring]) -> Report:
         """Measure the model on files, cleaned as a build cleans them, beside the baseline in its directory if there is one.

@@ -15,6 +15,7 @@ from myna.console import say
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
 from myna.models.precision import Measured, keep_measured
+from myna.tasks.options import TranscribeOptions
 
 
 def add_arguments(parser: Parser) -> None:
@@ -23,14 +24,20 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="text to measure on, cleaned as `myna clean` does")
     add_member(parser)
     add_precision(parser)
-    parser.add_argument("--task", metavar="NAME", choices=("language", "classify", "search"), default="language",
-                        help="language (default), classify (labelled texts), search (DIR an index, FILE rows of questions)")
+    parser.add_argument("--task", metavar="NAME", default="language",
+                        choices=("language", "classify", "tag", "search", "transcribe", "complete"),
+                        help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
+                             "questions), transcribe (FILE recordings with their texts), complete (functions with their bodies)")
     parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
     parser.add_argument("--text", metavar="COLUMN", default="", help="--task classify: the column of texts")
     parser.add_argument("--label", metavar="COLUMN", default="", help="--task classify: the column of labels")
     parser.add_argument("--mode", choices=("auto", "lexical", "dense", "hybrid"), default="auto",
                         help="--task search: by words, by vectors, or both; auto is both where the index has vectors")
+    parser.add_argument("--num-beams", metavar="N", dest="speech.num_beams", default=argparse.SUPPRESS,
+                        help="--task transcribe: search with so many beams, beside greedy decoding (default 1)")
+    parser.add_argument("--language", metavar="NAME", dest="speech.language", default=argparse.SUPPRESS,
+                        help="--task transcribe: what is spoken, as en or zh")
     parser.add_argument("--keep", action="store_true",
                         help="with --precision: keep the score and the one in float32 in the directory, where `myna show` finds them")
     add_options(parser, EvaluateOptions)
@@ -73,11 +80,13 @@ def run(args: argparse.Namespace) -> int:
 def _task(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions) -> int:
     """Measure what a model was made for: scores beside the baseline's, and what lies behind them."""
     from myna.data.options import RowsOptions
+    from myna.models.fetched import resolve_model
     from myna.recipe import TuneRecipe
     from myna.roads.evaluate import evaluate_task
 
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
-    measured = evaluate_task(args.task, existing(args.model), inputs, TuneRecipe(rows=rows, evaluate=options), args.mode)
+    measured = evaluate_task(args.task, existing(str(resolve_model(args.model))), inputs, TuneRecipe(rows=rows, evaluate=options), args.mode,
+                             read_options(args, TranscribeOptions, "speech"))
     if args.json:
         print(json.dumps(measured.to_json(), ensure_ascii=False))
         return 0

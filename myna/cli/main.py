@@ -47,6 +47,8 @@ COMMANDS = {  # in the order a person meets them
     "search": "find the passages of an index that a question is about",
     "fill": "fill the blanks of a text, by an encoder",
     "classify": "give texts labels: sentiment, topic, intent",
+    "tag": "label words: part of speech, names; find Chinese words",
+    "complete": "write the body of a Python function",
     "transcribe": "write down what is said in a recording, by Whisper",
 }
 

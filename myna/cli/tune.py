@@ -27,11 +27,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--valid", metavar="PATH", nargs="+", default=[], help="--task classify: labelled texts to validate on")
     parser.add_argument("--test", metavar="PATH", nargs="+", default=[], help="--task classify: labelled texts to measure on")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a text may have several labels")
+    parser.add_argument("--segment", action="store_true", help="--task tag: learn to find the words themselves, not their labels")
     parser.add_argument("--merge", action="store_true", help="LoRA: write the merged whole model too, in DIR/merged")
     parser.add_argument("--skip-bad", action="store_true", help="pass over rows that cannot be read, and count them")
     add_options(parser, TuneOptions, leave_out=("merge",))
     for section, cls in TUNE_SECTIONS.items():
-        add_options(parser, cls, section, leave_out=("skip_bad", "multi_label", "learning_rate", "embedding_learning_rate"))
+        add_options(parser, cls, section, leave_out=("skip_bad", "multi_label", "segment", "learning_rate", "embedding_learning_rate"))
 
 
 def read_tuning(args: argparse.Namespace) -> TuneRecipe:
@@ -42,7 +43,8 @@ def read_tuning(args: argparse.Namespace) -> TuneRecipe:
     merge, skip, several = (recipe.tune.merge or args.merge, recipe.rows.skip_bad or args.skip_bad,
                             recipe.rows.multi_label or args.multi_label)
     return dataclasses.replace(recipe, tune=dataclasses.replace(recipe.tune, merge=merge),
-                               rows=dataclasses.replace(recipe.rows, skip_bad=skip, multi_label=several))
+                               rows=dataclasses.replace(recipe.rows, skip_bad=skip, multi_label=several,
+                                                        segment=recipe.rows.segment or args.segment))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,6 +68,10 @@ def run(args: argparse.Namespace) -> int:
         verb = 'generate {} "Once upon a time"'
         if recipe.tune.task == "classify":
             verb = 'classify {} "a text"'
+        elif recipe.tune.task == "complete":
+            verb = 'complete {} "def double(x):"'
+        elif recipe.tune.task == "tag":
+            verb = 'tag {} "a text"'
         elif (Path(args.out) / "chat_template.jinja").is_file():
             verb = "chat {}"
         print("next: myna " + verb.format(args.out))

@@ -65,6 +65,12 @@ class Tagger:
         path = best_path(self._tables["log_initial"].astype(np.float64), self._transition[:, :-1], emitted)
         return [self.tags[state] for state in path]
 
+    def most_frequent(self, words: Sequence[str]) -> list[str]:
+        """Return the likeliest tag of each word by itself; of a word never seen, the most frequent tag of all."""
+        common = self._tables["log_tag"]
+        rows = [self._tables["log_word"][self._words[word]] if word in self._words else common for word in words]
+        return [self.tags[int(row.argmax())] for row in rows]
+
     def _of_word(self, word: str) -> Array:
         """Log p(tag | word): (S,)."""
         if word in self._words:

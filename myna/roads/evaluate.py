@@ -11,20 +11,34 @@ from pathlib import Path
 from myna.evaluate.measured import Measured
 from myna.recipe import TuneRecipe
 from myna.retrieval.options import Mode
+from myna.tasks.options import TranscribeOptions
 
 
-def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRecipe, mode: Mode = "auto") -> Measured:
+def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRecipe, mode: Mode = "auto",
+                  speaking: TranscribeOptions | None = None) -> Measured:
     """Measure a directory on data. Raises UserError when it was not made for the task, or nothing can be measured.
 
-    mode: how an index is searched (--task search).
+    mode: how an index is searched (--task search). speaking: how speech becomes text (--task transcribe).
     """
     match task:
         case "classify":
             from myna.roads.classify import evaluate_classifier  # here, so that each task loads only what it uses
 
             return evaluate_classifier(folder, data, recipe)
+        case "tag":
+            from myna.roads.tag import evaluate_tagger
+
+            return evaluate_tagger(folder, data, recipe)
         case "search":
             from myna.roads.search import evaluate_search
 
             return evaluate_search(folder, data, recipe, mode)
+        case "transcribe":
+            from myna.roads.measuring import evaluate_speech
+
+            return evaluate_speech(folder, data, recipe, speaking or TranscribeOptions())
+        case "complete":
+            from myna.roads.complete import evaluate_completer
+
+            return evaluate_completer(folder, data, recipe)
     raise ValueError(f"no task {task!r}")

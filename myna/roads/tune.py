@@ -36,6 +36,9 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
             raise UserError("--valid or --test for a tuning of language", "rows in one place, of which some are held out",
                             "leave them out, or add --task classify")
         saved = saved_request(out, recipe, given, resume, "tune")
+        if saved is not None and saved[0].tune.task != "language" and "test" not in given:  # --resume alone does not tell the task
+            given = {**given, "valid": valid, "test": test}
+            saved = saved_request(out, recipe, given, resume, "tune")
         if saved is None:
             say(f"{out} is finished")
             # a kill may have come between myna.json and the last of these

@@ -80,8 +80,8 @@ class TrainOptions:
 class TuneOptions:
     """What the user decides of a tuning."""
 
-    task: Literal["language", "classify"] = "language"
-    "What is learned: language (going on with a text, answering) or classify (labels of texts)."
+    task: Literal["language", "classify", "tag", "complete"] = "language"
+    "What is learned: language (text, answers), classify and tag (labels of texts, of words), complete (bodies of functions)."
     minutes: float = 10.0
     "Time for everything, from reading the rows to writing the report."
     steps: int | None = None
