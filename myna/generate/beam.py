@@ -25,7 +25,7 @@ from myna.errors import UserError
 from myna.generate.options import SampleOptions
 from myna.generate.rules import Rules
 from myna.generate.sample import check_prompt, warp
-from myna.models.protocol import LanguageModel
+from myna.models.protocol import LanguageModel, LogProbs
 
 
 @dataclass(frozen=True)
@@ -50,36 +50,91 @@ def search_beams(model: LanguageModel, prompt: Sequence[int], options: SampleOpt
     ids, rules = check_prompt(model, prompt, source), rules or Rules()
     stops = {model.separator_id, *stop_ids}
     limit = options.max_tokens if model.max_length is None else min(options.max_tokens, model.max_length - len(ids) + 1)
-    width = options.num_beams
     greedy = dataclasses.replace(options, temperature=0.0)
+    search = _Search(options.num_beams, limit, options.length_penalty, stops, ended)
     state = model.start(1, None if source is None else [list(source)])
     log_probs = model.step([ids], state)
-    beams, finished = [Beam([], [], 0.0)], list[Beam]()
-    for length in range(1, limit + 1):
+    while True:
         seen = np.zeros(log_probs.shape, dtype=bool)
-        for row, beam in enumerate(beams):
+        for row, beam in enumerate(search.beams):
             seen[row, [*ids, *beam.tokens]] = True
-        allowed = log_probs if rules.plain else np.stack([rules.restrict(one, ids, beam.tokens, length == limit)
-                                                          for one, beam in zip(log_probs, beams, strict=True)])
-        scores = warp(allowed, seen, greedy).astype(np.float64) + np.array([beam.score for beam in beams])[:, None]  # (B, V)
+        allowed = log_probs if rules.plain else np.stack([rules.restrict(one, ids, beam.tokens, search.last)
+                                                          for one, beam in zip(log_probs, search.beams, strict=True)])
+        rows = search.grow(warp(allowed, seen, greedy), log_probs)
+        if not rows:
+            return search.finished[:options.n]
+        state.select(rows)
+        log_probs = model.step([[beam.tokens[-1]] for beam in search.beams], state)
+
+
+def search_sources(model: LanguageModel, sources: Sequence[Sequence[int]], limits: Sequence[int], options: SampleOptions,
+                   allow: Callable[[int, list[int], LogProbs, bool], LogProbs]) -> list[Beam]:
+    """Find the best of `options.num_beams` targets of each source, all of them a step at a time in one batch.
+
+    limits: ids of each target at most. allow(number, tokens, log_probs (V,), last): the scores of what may follow in the target of a
+    source, -inf where it may not. A target ends with the separator.
+    """
+    searches = [_Search(options.num_beams, limit, options.length_penalty, {model.separator_id}) for limit in limits]
+    state = model.start(len(sources), [list(source) for source in sources])
+    log_probs = model.step([[model.separator_id]] * len(sources), state)
+    live = list(range(len(sources)))
+    while live:
+        kept: list[int] = []
+        still: list[int] = []
+        at = 0
+        for number in live:
+            search, size = searches[number], len(searches[number].beams)
+            rows = slice(at, at + size)
+            allowed = np.stack([allow(number, beam.tokens, one, search.last)
+                                for one, beam in zip(log_probs[rows], search.beams, strict=True)])
+            grown = search.grow(allowed, log_probs[rows])
+            kept += [at + row for row in grown]
+            still += [number] if grown else []
+            at += size
+        live = still
+        if live:
+            state.select(kept)
+            log_probs = model.step([[beam.tokens[-1]] for number in live for beam in searches[number].beams], state)
+    return [search.finished[0] for search in searches]
+
+
+class _Search:
+    """The beam of one text, and the texts that have left it."""
+
+    def __init__(self, width: int, limit: int, penalty: float, stops: Collection[int],
+                 ended: Callable[[list[int]], bool] | None = None) -> None:
+        self.width, self.limit, self.penalty, self.stops, self.ended = width, limit, penalty, stops, ended
+        self.beams, self.finished = [Beam([], [], 0.0)], list[Beam]()
+
+    @property
+    def last(self) -> bool:
+        """Whether no id comes after the next one."""
+        return len(self.beams[0].tokens) + 1 == self.limit
+
+    def grow(self, allowed: LogProbs, log_probs: LogProbs) -> list[int]:
+        """Let every text of the beam grow by an id; returns the rows that those kept grew from, none when the search is over.
+
+        allowed: (B, V) scores of the ids as the search ranks them. log_probs: (B, V), the model's own.
+        """
+        length = len(self.beams[0].tokens) + 1
+        scores = allowed.astype(np.float64) + np.array([beam.score for beam in self.beams])[:, None]  # (B, V)
         kept: list[Beam] = []
         rows: list[int] = []
-        for place, (row, token) in enumerate(_best(scores, width * (1 + len(stops)))):
-            grown = Beam([*beams[row].tokens, token], [*beams[row].log_probs, float(log_probs[row, token])], float(scores[row, token]))
-            stopped = token in stops or (ended is not None and ended(grown.tokens))
-            if (stopped or length == limit) and place < width:
+        for place, (row, token) in enumerate(_best(scores, self.width * (1 + len(self.stops)))):
+            before = self.beams[row]
+            grown = Beam([*before.tokens, token], [*before.log_probs, float(log_probs[row, token])], float(scores[row, token]))
+            stopped = token in self.stops or (self.ended is not None and self.ended(grown.tokens))
+            if (stopped or length == self.limit) and place < self.width:
                 reason = "stop" if stopped else "length"
-                finished.append(dataclasses.replace(grown, score=grown.score / length**options.length_penalty, finish_reason=reason))
-            elif not stopped and length < limit and len(kept) < width:
+                self.finished.append(dataclasses.replace(grown, score=grown.score / length**self.penalty, finish_reason=reason))
+            elif not stopped and length < self.limit and len(kept) < self.width:
                 kept.append(grown)
                 rows.append(row)
-        finished = sorted(finished, key=lambda beam: -beam.score)[:width]
-        if not kept or (len(finished) == width and kept[0].score / length**options.length_penalty <= finished[-1].score):
-            break
-        beams = kept
-        state.select(rows)
-        log_probs = model.step([[beam.tokens[-1]] for beam in beams], state)
-    return finished[:options.n]
+        self.finished = sorted(self.finished, key=lambda beam: -beam.score)[:self.width]
+        if not kept or (len(self.finished) == self.width and kept[0].score / length**self.penalty <= self.finished[-1].score):
+            return []
+        self.beams = kept
+        return rows
 
 
 def _best(scores: np.ndarray[Any, np.dtype[np.float64]], count: int) -> list[tuple[int, int]]:

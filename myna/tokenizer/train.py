@@ -97,16 +97,16 @@ def train_tokenizer(corpus: Corpus, options: TokenizerOptions) -> Tokenizer:
     return made
 
 
-def learn_tokenizer(texts: Sequence[str], vocab_size: int, least: int = 1) -> Tokenizer:
+def learn_tokenizer(texts: Sequence[str], vocab_size: int, least: int = 1, special_tokens: Sequence[str] = ()) -> Tokenizer:
     """Make a tokenizer from texts in memory: characters where most of the text is written without spaces, else learned merges.
 
-    least: how often a character must stand; rarer ones become bytes.
+    least: how often a character must stand; rarer ones become bytes. special_tokens: more of them, as <|name|>.
     """
     counts = _count_characters(texts)
-    special = len(make_special_tokens(0, 1, ()))
+    special = len(make_special_tokens(0, 1, special_tokens))
     if 2 * counts[unspaced_points()].sum() > counts.sum():
-        return _finish(_characters(np.where(counts >= least, counts, 0), vocab_size - 256 - special), ())
-    return _finish(_learn(texts, vocab_size - special), ())
+        return _finish(_characters(np.where(counts >= least, counts, 0), vocab_size - 256 - special), special_tokens)
+    return _finish(_learn(texts, vocab_size - special), special_tokens)
 
 
 def _words(corpus: Corpus, options: TokenizerOptions, room: int) -> RustTokenizer:
