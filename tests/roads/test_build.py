@@ -252,6 +252,9 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
     kinds = [f"{kind} number {n},{kind}\n" for n in range(60) for kind in ("bird", "tower")]
     labelled.write_text("text,label\n" + "".join(kinds), encoding="utf-8")
     assert main(["tune", "new", str(labelled), "--task", "classify", "--steps", "2", "--threads", "1", "--out", str(topics)]) == 0
+    tagged, tagger = tmp_path / "tagged.tsv", tmp_path / "tagger"
+    tagged.write_text("".join(f"鳥{n}\tn\n去\tv\n\n" for n in range(60)), encoding="utf-8")
+    assert main(["tune", "new", str(tagged), "--task", "tag", "--minutes", "0.1", "--threads", "1", "--out", str(tagger)]) == 0
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello\n")))
     runs: dict[str, list[object]] = {
         "fetch": ["--list"], "build": [built.texts, "--out", tmp_path / "m", "--family", "ngram", *tiny_flags()],
@@ -263,7 +266,7 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
         "fill": [encoder, "The ___ of a class"], "chat": [built.folder, "--member", "decoder", "--max-tokens", 4],
         "tune": [built.folder, rows, "--steps", 2, "--threads", 1, "--rank", 2, "--out", tmp_path / "tuned", "--evaluate.resamples", 200],
         "index": [built.texts, "--out", tmp_path / "index"], "search": [tmp_path / "index", "class"],
-        "classify": [topics, "a text"], "embed": [encoder, "a bird"],
+        "classify": [topics, "a text"], "tag": [tagger, "鳥去"], "embed": [encoder, "a bird"],
         "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
     assert set(runs) == set(COMMANDS)
     for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
