@@ -37,7 +37,9 @@ from myna.tasks.classify import Classified, Classifier, is_classifier
 from myna.tasks.embed import Vectors, embed_texts
 from myna.tasks.options import CompleteOptions, TranscribeOptions
 from myna.tasks.search import Searcher, is_index
+from myna.tasks.summarize import SUMMARIZE, Extractor, Summary, is_extractor, summarize_chunks
 from myna.tasks.tag import TaggedText, WordTagger, is_tagger
+from myna.tasks.writing import Writer
 from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.options import TuneOptions
@@ -140,6 +142,11 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
             raise UserError(f"{folder} is a tagger, which computes in float32", "float32", "leave out the precision")
         tagger = WordTagger.open(folder)
         return Model(folder, tagger, Tokenizer.open(folder) if (folder / "tokenizer.json").is_file() else cast(Tokenizer, None))
+    if is_extractor(folder) and member is None:
+        if precision != "float32":
+            raise UserError(f"{folder} takes sentences out of texts and computes nothing in {precision}", "float32",
+                            "leave out the precision")
+        return Model(folder, Extractor.open(folder), cast(Tokenizer, None))
     if is_classifier(folder) and member is None:
         if precision != "float32":
             raise UserError(f"{folder} is a classifier, which computes in float32", "float32", "leave out the precision")
@@ -307,6 +314,28 @@ class Model:
                             "myna tune new DATA --task tag --out DIR makes one")
         finder = None if words is None else WordTagger.open(Path(words)).find_words
         return self.model.tag([texts] if isinstance(texts, str) else texts, finder)
+
+    def summarize(self, text: str, *, max_tokens: int | None = None, num_beams: int = 1, sentences: int | None = None) -> Summary:
+        """Make a short text of a long one, of any length: by a tuned decoder in chunks, or of the text's own sentences.
+
+        max_tokens, num_beams: of a decoder, as many as it learned to write, and greedy. sentences: of a directory that takes sentences out.
+        Raises UserError when the text is empty, the model was not made for this, or does not read the option.
+
+            summary = myna.load("my-summarizer").summarize("A long text. ...")
+            str(summary), summary.method, summary.chunks
+        """
+        for name, value in (("max_tokens", max_tokens), ("num_beams", num_beams), ("sentences", sentences)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}", "a whole number, at least 1")
+        if isinstance(self.model, Extractor):
+            if max_tokens is not None or num_beams != 1:
+                raise UserError(f"max_tokens or num_beams for {self.folder}, which takes sentences out of the text", "sentences",
+                                "leave them out")
+            return (self.model if sentences is None else dataclasses.replace(self.model, sentences=sentences)).summarize(text)
+        if sentences is not None:
+            raise UserError(f"sentences for {self.folder}, which holds a decoder", "max_tokens", "leave it out")
+        writer = Writer.open(self.folder, self.model, self.tokenizer, SUMMARIZE.task)
+        return summarize_chunks(writer, text, max_tokens, num_beams)
 
     def search(self, query: str, k: int = 5, mode: Mode = "auto") -> list[Hit]:
         """Find the passages of an index that a query is about, the best first: by words, by vectors (dense), or both (hybrid).

@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     add_member(parser)
     add_precision(parser)
     parser.add_argument("--task", metavar="NAME", default="language",
-                        choices=("language", "classify", "tag", "search", "transcribe", "complete"),
+                        choices=("language", "classify", "tag", "search", "transcribe", "complete", "summarize"),
                         help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
                              "questions), transcribe (FILE recordings with their texts), complete (functions with their bodies)")
     parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
@@ -85,8 +85,8 @@ def _task(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions
     from myna.roads.evaluate import evaluate_task
 
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
-    measured = evaluate_task(args.task, existing(str(resolve_model(args.model))), inputs, TuneRecipe(rows=rows, evaluate=options), args.mode,
-                             read_options(args, TranscribeOptions, "speech"))
+    recipe, folder = TuneRecipe(rows=rows, evaluate=options), existing(str(resolve_model(args.model)))
+    measured = evaluate_task(args.task, folder, inputs, recipe, args.mode, read_options(args, TranscribeOptions, "speech"))
     if args.json:
         print(json.dumps(measured.to_json(), ensure_ascii=False))
         return 0

@@ -14,12 +14,12 @@ from collections import Counter
 
 # CJK ideographs with extensions, kana, Hangul: one word each; any other run of letters and digits is a word
 _SINGLE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003134f"
-_WORDS = re.compile(f"[{_SINGLE}]|[^\\W_{_SINGLE}]+")
+WORDS = re.compile(f"[{_SINGLE}]|[^\\W_{_SINGLE}]+")
 
 
 def summary_words(text: str) -> list[str]:
     """Cut a text into the words that ROUGE counts."""
-    return _WORDS.findall(text.lower())
+    return WORDS.findall(text.lower())
 
 
 def rouge_n(hypothesis: str, reference: str, n: int) -> float:

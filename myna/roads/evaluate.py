@@ -41,4 +41,8 @@ def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRec
             from myna.roads.complete import evaluate_completer
 
             return evaluate_completer(folder, data, recipe)
+        case "summarize":
+            from myna.roads.summarize import evaluate_summarizer
+
+            return evaluate_summarizer(folder, data, recipe)
     raise ValueError(f"no task {task!r}")

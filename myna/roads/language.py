@@ -361,6 +361,8 @@ class Tuning:
             if self.options.merge and self.options.method == "lora":
                 save_model(load_model(self.out), self.out / "merged", self.tokenizer.pad_id)  # merged in float32
                 self._save_words(self.out / "merged")
+                if self.task is not None:
+                    self.task.save(self.out / "merged")
             notes = list(plan.notes)
             if self.task is not None and measured is not None:
                 self.task.save(self.out)

@@ -61,6 +61,10 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
                 from myna.roads.complete import tune_completer
 
                 return tune_completer(name, given, out, recipe, clock)
+            case "summarize":
+                from myna.roads.summarize import tune_summarizer
+
+                return tune_summarizer(name, given, out, recipe, clock)
             case "language":
                 from myna.roads.language import tune_language
 

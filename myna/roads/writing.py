@@ -9,6 +9,7 @@ as many as there is time for -> `task.json`, and `seen.bin` with the hashes of w
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from myna.data.pairs import Pair, PairReading, read_pairs, split_pairs
 from myna.evaluate.measured import Measured
 from myna.files import write_atomic
 from myna.metrics.report import Report
+from myna.metrics.summaries import summary_words
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock
 from myna.roads.language import Tuning, open_base
-from myna.tasks.writing import Writer, Writing, cut_chunks, save_writing
+from myna.tasks.writing import MOST_TOKENS, Writer, Writing, cut_chunks, save_writing
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
 
@@ -36,32 +38,46 @@ _WRITTEN_SHARE = 0.98  # of the targets that what may be written must hold
 _LOOKED_AT = 2000  # targets
 _LEAST_ROOM = 16  # tokens of a source
 
-Judge = Callable[[Writer, Sequence[Pair], dict[str, list[Pair]], TuneRecipe], Measured]
-"Measures a writer on pairs that it never saw, beside a baseline; given the parts of the split too."
+Judge = Callable[[Writer, Sequence[Pair], TuneRecipe], Measured]
+"Measures a writer on pairs that it never saw, beside a baseline."
 
 
 def tune_writer(base: str, given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock, writing: Writing, judge: Judge) -> Report:
     """Tune a decoder to write targets from sources; returns the task's scores beside its baseline's. Raises UserError as `tune`."""
     with clock.stage("read the rows"):
         folder = open_base(base, out)
-        readings = {role: read_pairs(given[role], recipe.rows, writing.sources, writing.targets, writing.group, writing.strip)
-                    for role in ("data", "valid", "test") if given.get(role)}
-        reading = readings["data"]
-        parts = split_pairs(reading, recipe.split, readings.get("valid"), readings.get("test"))
-        for role, one in readings.items():
-            for line in one.said():
-                say(f"  {line}" if role == "data" else f"  {role}: {line}")
-        reading.notes.files += [file for role, one in readings.items() if role != "data" for file in one.notes.files]
+        reading, parts = read_parts(given, recipe, writing)
     task = WritingTask(writing, parts, judge, recipe)
     return Tuning(folder, out, recipe, reading.notes, clock, request_of(recipe, given), task).run()
+
+
+def read_parts(given: Inputs, recipe: TuneRecipe, writing: Writing) -> tuple[PairReading, dict[str, list[Pair]]]:
+    """Read the pairs of a task and divide them into train, valid and test, each sorted by hash; what was found is said."""
+    readings = {role: read_pairs(given[role], recipe.rows, writing.sources, writing.targets)
+                for role in ("data", "valid", "test") if given.get(role)}
+    reading = readings["data"]
+    parts = split_pairs(reading, recipe.split, readings.get("valid"), readings.get("test"))
+    for role, one in readings.items():
+        for line in one.said():
+            say(f"  {line}" if role == "data" else f"  {role}: {line}")
+    say("  " + ", ".join(f"{len(pairs):,} pairs for {name}" for name, pairs in parts.items()))
+    reading.notes.files += [file for role, one in readings.items() if role != "data" for file in one.notes.files]
+    return reading, {name: sort_pairs(pairs) for name, pairs in parts.items()}
+
+
+def sort_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """Sort pairs by their hashes: then the first of them are any of them."""
+    return sorted(pairs, key=lambda pair: (pair.key, pair.source, pair.target))
 
 
 class WritingTask:
     """What such a task adds to the road: a `myna.roads.language.Task`."""
 
     def __init__(self, writing: Writing, parts: dict[str, list[Pair]], judge: Judge, recipe: TuneRecipe) -> None:
-        self.writing, self.judge, self.recipe = writing, judge, recipe
-        self.parts = {name: sorted(pairs, key=lambda pair: (pair.key, pair.source, pair.target)) for name, pairs in parts.items()}
+        self.judge, self.recipe = judge, recipe
+        words = statistics.median(len(summary_words(pair.target)) for pair in parts["train"])
+        self.writing = dataclasses.replace(writing, target_words=min(MOST_TOKENS, max(1, round(words))))
+        self.parts = parts
         self.said = [", ".join(f"{len(pairs):,} pairs for {name}" for name, pairs in parts.items())]
         self._words: tuple[Tokenizer, ChatTemplate | None] | None = None
 
@@ -86,10 +102,11 @@ class WritingTask:
                               for source, pair in zip(sources, pairs, strict=True)]
         if context is not None:
             total = sum(map(len, self.parts.values()))
-            self.said += [f"{cut:,} of {total:,} sources are longer than {self.writing.source_tokens} tokens: their beginning is learned "
+            said = [f"{cut:,} of {total:,} sources are longer than {self.writing.source_tokens} tokens: their beginning is learned "
                           "from, up to the end of a sentence", f"at most {self.writing.max_tokens} tokens are written"]
-            for line in self.said:
+            for line in said:
                 say(f"  {line}")
+            self.said += said
         return examples
 
     def _choose_lengths(self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> None:
@@ -119,7 +136,7 @@ class WritingTask:
         self.said.append(f"measured on {sources:,} of {len(self.parts['test']):,} held-out sources: there is time for so many"
                          if sources < len(self.parts["test"]) else f"measured on all {sources:,} held-out sources")
         say(f"  {self.said[-1]}")
-        return self.judge(Writer(model, *self._words, self.writing), self.parts["test"][:sources], self.parts, self.recipe)
+        return self.judge(Writer(model, *self._words, self.writing), self.parts["test"][:sources], self.recipe)
 
     def save(self, out: Path) -> None:
         """Write task.json and the hashes of what was learned from."""
@@ -137,7 +154,7 @@ def leave_out_seen(folder: Path, reading: PairReading) -> list[Pair]:
     path = folder / SEEN
     data = path.read_bytes() if path.is_file() else b""
     seen = {data[at : at + 16] for at in range(0, len(data), 16)}
-    pairs = sorted((pair for pair in reading.pairs if pair.key not in seen), key=lambda pair: (pair.key, pair.source, pair.target))
+    pairs = sort_pairs([pair for pair in reading.pairs if pair.key not in seen])
     if len(pairs) < len(reading.pairs):
         say(f"  {len(reading.pairs) - len(pairs):,} pairs were learned from and are left out")
     return pairs

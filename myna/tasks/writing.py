@@ -1,7 +1,7 @@
-"""A decoder that turns one text into another: a summary, the rest of a program. One instruction, always the same, and greedy text.
+"""A decoder that turns one text into another, a summary say: one instruction, always the same, and greedy text.
 
-`Writing` says how a task is written: as a conversation (an instruction and the source, the answer) by the model's chat template, or, for
-a task that goes on with its source, as plain text. `task.json` in the model's directory keeps it, with how many tokens of a source the
+`Writing` says how a task is written: as a conversation (an instruction and the source, the answer) by the model's chat template, or as
+plain text where the model has none. `task.json` in the model's directory keeps it, with how many tokens of a source the
 model learned from (`source_tokens`) and how many it writes at most (`max_tokens`), so that sources are laid out in use as in training.
 
     writer = Writer.open(Path("my-summarizer"), model, tokenizer)
@@ -31,7 +31,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 TASK = "task.json"
 _MOST_BYTES = 1 << 20  # of task.json: an instruction takes a line
 _LONGEST_INSTRUCTION = 4000  # characters
-_MOST_TOKENS = 4096  # to write, and of a source
+MOST_TOKENS = 4096  # to write, and of a source
 _ROWS, _ROW_TOKENS = 16, 8192  # prompts written at once, and tokens of them: what they keep in memory
 _BYTES_OF_TOKEN = 16  # of text that are looked at for each token of room: more is never needed, as no usual text has longer tokens
 
@@ -50,15 +50,13 @@ class Writing:
     max_tokens: int = 256
     "That are written at most; the tuning lowers it to what its rows need."
     chat: bool = True
-    "Written by the model's chat template, where it has one."
-    joint: str = ""
+    "Written by the model's chat template; false where it has none."
+    joint: str = "\n\n"
     "Stands between source and text where there is no chat template."
-    group: str = ""
-    "Column of what a row belongs to: rows of one group are not divided."
-    strip: bool = True
-    "Space around a side means nothing."
     source_tokens: int = 0
     "Of a source that the model learned from; 0 before that is known."
+    target_words: int = 0
+    "Median words of what was learned to be written, as ROUGE counts them: as much as a baseline may say."
 
     def ask(self, source: str, templated: bool) -> str:
         """Put the instruction before a source; templated: a chat template says where the answer begins, and no joint need."""
@@ -103,7 +101,7 @@ class Writer:
     @property
     def room(self) -> int:
         """How many tokens of a source can be read at once: as many as were learned from, or as the model has room for."""
-        most = self.writing.source_tokens or _MOST_TOKENS
+        most = self.writing.source_tokens or MOST_TOKENS
         if self.model.max_length is None:
             return most
         around = len(self.writing.encode("x", self.tokenizer, self.template))
@@ -143,8 +141,7 @@ class Writer:
                 for answer in answer_prompts(self.model, prompts, ends, most)]
 
     def _decode(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(ids)
-        return text.strip() if self.writing.strip else text
+        return self.tokenizer.decode(ids).strip()
 
 
 def _gather(order: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -183,7 +180,7 @@ def cut_chunks(text: str, room: int, tokenizer: Tokenizer, most: int | None = No
 def save_writing(writing: Writing, folder: Path) -> None:
     """Write task.json."""
     write_json(folder / TASK, {"format": 1, "method": "decoder", **{name: getattr(writing, name) for name in (
-        "task", "instruction", "chat", "joint", "strip", "max_tokens", "source_tokens")}})
+        "task", "instruction", "chat", "joint", "max_tokens", "source_tokens", "target_words")}})
 
 
 def read_writing(folder: Path, task: str) -> Writing:
@@ -195,13 +192,14 @@ def read_writing(folder: Path, task: str) -> Writing:
         raise UserError(f"{path} {told}", f"a decoder made for {task}", f"myna tune smollm2 DATA --task {task} --out DIR makes one")
     wrong = next((name for name, good in (
         ("instruction", _is_text(found.get("instruction"))), ("joint", _is_text(found.get("joint"))),
-        ("chat", isinstance(found.get("chat"), bool)), ("strip", isinstance(found.get("strip"), bool)),
+        ("chat", isinstance(found.get("chat"), bool)),
         ("max_tokens", _is_count(found.get("max_tokens"), 1)),
-        ("source_tokens", _is_count(found.get("source_tokens"), 0))) if not good), "")
+        ("source_tokens", _is_count(found.get("source_tokens"), 0)),
+        ("target_words", _is_count(found.get("target_words"), 0))) if not good), "")
     if wrong:
         raise UserError(f"{shown(wrong)} in {path} is {shown(found.get(wrong))}", "what `myna tune` wrote there", "restore the file")
     return Writing(task, found["instruction"], max_tokens=found["max_tokens"], chat=found["chat"], joint=found["joint"],
-                   strip=found["strip"], source_tokens=found["source_tokens"])
+                   source_tokens=found["source_tokens"], target_words=found["target_words"])
 
 
 def _is_text(value: Any) -> bool:
@@ -209,4 +207,4 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST_TOKENS
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST_TOKENS

@@ -80,8 +80,8 @@ class TrainOptions:
 class TuneOptions:
     """What the user decides of a tuning."""
 
-    task: Literal["language", "classify", "tag", "complete"] = "language"
-    "What is learned: language (text, answers), classify and tag (labels of texts, of words), complete (bodies of functions)."
+    task: Literal["language", "classify", "tag", "complete", "summarize"] = "language"
+    "What is learned: language (text, answers), classify and tag (labels of texts, of words), complete (bodies of functions), summarize."
     minutes: float = 10.0
     "Time for everything, from reading the rows to writing the report."
     steps: int | None = None
