@@ -43,3 +43,19 @@ class CompleteOptions:
             raise UserError(f"max_tokens is {self.max_tokens}", "a whole number, at least 1")
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}", "a number, at least 0")
+
+
+@dataclass(frozen=True)
+class TranslateOptions:
+    """How a translation is searched for. Raises UserError when a value is out of its range."""
+
+    num_beams: int = 4
+    "Search for the likeliest translation with this many candidates at a time; 1 always takes the likeliest token."
+    length_penalty: float = 1.0
+    "Divide a translation's log-probability by its length to this power; above 1 favours longer ones."
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_beams <= 64:
+            raise UserError(f"num_beams is {self.num_beams}", "a whole number from 1 to 64")
+        if not -10 <= self.length_penalty <= 10:
+            raise UserError(f"length_penalty is {self.length_penalty}", "a number from -10 to 10")
