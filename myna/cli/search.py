@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from myna.cli.index import read_search_recipe
 from myna.cli.main import Parser, add_options, read_options
 from myna.console import printable
 from myna.retrieval.options import SearchOptions
@@ -22,11 +23,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("index", metavar="DIR", help="a directory made by myna index")
     parser.add_argument("query", metavar="QUERY", help="a question, or words")
     add_options(parser, SearchOptions)
+    parser.add_argument("--recipe", metavar="FILE", help="the recipe of myna index, which has these options under [search]; flags win")
 
 
 def run(args: argparse.Namespace) -> int:
     """Search: the best passage first."""
-    options = read_options(args, SearchOptions)
+    options = read_options(args, SearchOptions, recipe={"": read_search_recipe(args.recipe).get("search", {})})
 
     from myna.tasks.search import open_index
 

@@ -40,7 +40,7 @@ _AT_ONCE = 1024  # questions turned into vectors together
 Rank = Callable[[str], list[tuple[int, float]]]
 _METRICS: dict[str, Callable[[Sequence[str], set[str]], float]] = {
     **{f"recall_at_{k}": lambda ranked, relevant, k=k: recall_at(ranked, relevant, k) for k in (1, 5, 10)},  # type: ignore[misc]
-    "reciprocal_rank_at_10": lambda ranked, relevant: reciprocal_rank(ranked, relevant, _FIRST),
+    "mrr_at_10": lambda ranked, relevant: reciprocal_rank(ranked, relevant, _FIRST),
     "ndcg_at_10": lambda ranked, relevant: discounted_gain(ranked, dict.fromkeys(relevant, 1.0), _FIRST)}
 
 

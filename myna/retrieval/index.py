@@ -79,8 +79,12 @@ class Added:
     documents: int = 0
     passages: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    partial: list[str] = field(default_factory=list)
+    "Files read in part, each with what was wrong."
+    missing: int = 0
+    "Files of the index that are no longer where they were."
     notes: Counter[str] = field(default_factory=Counter)
-    "What is to be said of passages."
+    "What is to be said of the vectors of passages."
 
     def said(self) -> str:
         """Say it in a line."""
@@ -88,6 +92,8 @@ class Added:
         parts += [f"{self.unchanged:,} unchanged"] if self.unchanged else []
         parts += [f"{self.replaced:,} replaced"] if self.replaced else []
         parts += [f"{count:,} left out: {reason}" for reason, count in self.rejected.most_common()]
+        parts += [f"{len(self.partial):,} read in part: {', '.join(self.partial[:3])}"] if self.partial else []
+        parts += [f"{self.missing:,} no longer there, but still in the index (--remove takes them out)"] if self.missing else []
         parts += [f"{count:,} passages {what}" for what, count in self.notes.most_common()]
         return "; ".join(parts)
 
@@ -158,6 +164,8 @@ class Index:
             self._sweep()
             for found in self._batches(inputs, added):
                 self._add_segment(found, embed, added)
+            under = [Path(name) for name in self.files if any(Path(name).is_relative_to(root) for root in inputs)]
+            added.missing = sum(not path.exists() for path in under)
         if not len(self) or bool(self.deleted.all()):
             why = ", ".join(f"{count:,} {reason}" for reason, count in added.rejected.most_common(3)) or "no files"
             raise UserError(f"no text was found ({why})", "documents with text", "check the input")
@@ -211,6 +219,8 @@ class Index:
             added.documents += entry["documents"]
             if entry["status"] == "rejected":
                 added.rejected[entry["reason"]] += 1
+            elif entry["status"] == "partial":
+                added.partial.append(f"{entry['path']} ({entry['reason']})")
             self._forget(entry["path"], added)
         files, owners = {}, corpus.documents["file"][passages["document"]] if len(passages) else np.zeros(0, np.int32)
         for number, entry in enumerate(report["files"]):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,4 +25,8 @@ def evaluate_search(folder: Path, data: Sequence[Path], recipe: TuneRecipe, mode
     reading = read_queries(data, recipe.rows)
     for line in reading.said():
         say(f"  {line}")
-    return measure_search(index, reading.queries, recipe.evaluate, mode, embed)
+    told: Counter[str] = Counter()
+    measured = measure_search(index, reading.queries, recipe.evaluate, mode, functools.partial(embed, told=told) if embed else None)
+    for what, count in told.items():
+        say(f"  {count:,} questions {what}")
+    return measured

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Encode(Protocol):
 
 def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> Added:
     """Make an index, or add to one that is there. Raises UserError when it was made with other options."""
+    new = not folder.exists()
     if is_index(folder):
         index, embed = open_index(folder)
         if options not in (index.options, IndexOptions()):
@@ -43,7 +45,12 @@ def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> A
         embed = open_encoder(options.encoder) if options.encoder else None
         index = Index.create(folder, options, _weights(options.encoder) if options.encoder else "")
     told: Counter[str] = Counter()
-    added = index.add(inputs, functools.partial(embed, told=told) if embed else None)
+    try:
+        added = index.add(inputs, functools.partial(embed, told=told) if embed else None)
+    except UserError:
+        if new and not len(index):
+            shutil.rmtree(folder)
+        raise
     added.notes += told
     return added
 

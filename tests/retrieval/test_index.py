@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -145,6 +148,46 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert search(left, "slice expression") == search(whole, "slice expression")
     named = {segment["name"] for segment in left._segments}
     assert {path.name for path in (tmp_path / "i" / "segments").iterdir()} == named
+
+
+def test_a_run_that_is_killed_at_once_goes_on(tmp_path: Path) -> None:
+    texts = write_topics(tmp_path / "texts", 12)
+    code = ("import os, pathlib, signal, sys\n"
+            "from myna.retrieval import index as module\n"
+            "module._SEGMENT_BYTES, before, calls = 4096, module.write_block, []\n"
+            "def killed(*arguments):\n"
+            "    before(*arguments)\n"
+            "    calls.append(1)\n"
+            "    if len(calls) == 3:\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "module.write_block = killed\n"
+            "module.Index.create(pathlib.Path(sys.argv[1]), module.IndexOptions()).add([pathlib.Path(sys.argv[2])])\n")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "i"), str(texts)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    left = Index.open(tmp_path / "i")
+    assert 0 < len(left.files) < 12
+    added = left.add([texts])
+    assert added.unchanged > 0 and added.files + added.unchanged == 12
+    whole = Index.create(tmp_path / "whole", IndexOptions())
+    whole.add([texts])
+    assert search(Index.open(tmp_path / "i"), "slice expression") == search(whole, "slice expression") != []
+
+
+def test_what_was_not_read_and_what_is_gone_is_counted(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "good.txt").write_text("好的文字 a heron")
+    (texts / "rows.jsonl").write_text('{"text": "a wren"}\n{"text": bro\n')
+    (texts / "bad.parquet").write_bytes(b"PAR1 and no more")
+    (texts / "noise.txt").write_bytes(bytes(range(256)) * 8)
+    index = Index.create(tmp_path / "i", IndexOptions())
+    added = index.add([texts])
+    assert (added.files, added.documents, sum(added.rejected.values()), len(added.partial)) == (4, 2, 2, 1)
+    assert "rows.jsonl (1 bad rows" in added.said() and "binary data" in added.said()
+    (texts / "good.txt").unlink()
+    again = index.add([texts])
+    assert (again.unchanged, again.missing) == (3, 1) and "1 no longer there" in again.said()
+    assert search(index, "heron")  # until it is taken out
 
 
 def vectors(texts: list[str]) -> np.ndarray:

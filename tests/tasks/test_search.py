@@ -6,8 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
+import myna
 from myna.cli.main import main
+from myna.errors import UserError
+from myna.fetch import default_folder
+from myna.files import MANIFEST
+from myna.retrieval.index import Hit
+from myna.retrieval.options import IndexOptions
+from myna.tasks.search import make_index
 from tests.conftest import tiny_flags, write_topics
 
 
@@ -61,6 +69,67 @@ def test_vectors_are_those_of_the_encoder_and_another_is_refused(tmp_path: Path,
         assert "other weights" in capsys.readouterr().err
     finally:
         (encoder / "model.safetensors").write_bytes(weights)
+
+
+def test_a_recipe_and_flags_that_win(tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'encoder = "{encoder}"\npassage_bytes = 300\n\n[search]\nk = 2\nmode = "lexical"\n')
+    texts = write_topics(tmp_path / "texts", 6)
+    run(capsys, "index", texts, "--out", tmp_path / "index", "--recipe", recipe, "--passage-bytes", 200)
+    shown = run(capsys, "show", tmp_path / "index")
+    assert (shown["kind"], shown["files"], shown["passage_bytes"], shown["encoder"]) == ("index", 6, 200, str(encoder))
+    assert len(run(capsys, "search", tmp_path / "index", "the statement", "--recipe", recipe)["hits"]) == 2
+    assert len(run(capsys, "search", tmp_path / "index", "the statement", "--recipe", recipe, "--k", 3)["hits"]) == 3
+    recipe.write_text("passage_byte = 300\n")
+    assert main(["index", str(texts), "--out", str(tmp_path / "other"), "--recipe", str(recipe)]) == 2
+    assert "did you mean passage_bytes" in capsys.readouterr().err
+
+
+def test_in_python(tmp_path: Path, encoder: Path) -> None:
+    (tmp_path / "a.txt").write_text("The heron stands in the river.")
+    (tmp_path / "b.txt").write_text("鸚鵡螺號潛入深海。")
+    make_index(tmp_path / "index", [tmp_path / "a.txt", tmp_path / "b.txt"], IndexOptions())
+    index = myna.load(tmp_path / "index")
+    (hit,) = index.search("螺號", k=1)
+    assert isinstance(hit, Hit) and hit.text == "鸚鵡螺號潛入深海。" and Path(hit.file).name == "b.txt"
+    assert index.search("？！") == [] == index.search("")
+    for wrong, said in ((lambda: index.search("x", k=0), "k is 0"), (lambda: index.search("x", mode="dense"), "has no vectors"),
+                        (lambda: index.generate("x"), "does not predict"), (lambda: index.classify(["x"]), "gives no labels"),
+                        (lambda: myna.load(encoder).search("x"), "finds nothing")):
+        with pytest.raises(UserError, match=said):
+            wrong()
+
+
+def test_vectors_of_another_script_are_said(tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    minilm = default_folder("minilm")
+    if not (minilm / MANIFEST).is_file():
+        pytest.skip("needs `myna fetch minilm`")
+    (tmp_path / "a.txt").write_text("鸚鵡螺號潛入深海，饕餮盛宴。" * 3 + "\n\n" + "word " * 300)
+    made = run(capsys, "index", tmp_path / "a.txt", "--out", tmp_path / "index", "--encoder", "minilm", "--passage-bytes", 4096)
+    assert any("were longer than 256 tokens" in what for what in made["notes"])
+    (tmp_path / "a.txt").write_text("鸚鵡螺號潛入深海，饕餮盛宴。")
+    made = run(capsys, "index", tmp_path / "a.txt", "--out", tmp_path / "index")
+    assert any("the tokenizer does not know" in what for what in made["notes"])
+
+
+def test_hits_fit_a_terminal_and_cannot_steer_it(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("鸚鵡螺號潛入深海。" * 30 + " and English words between " * 3 + "長" * 90)
+    Path("b\x1b[31m.txt").write_text("鸚鵡 \x1b[31m red")
+    assert main(["index", "a.txt", "b\x1b[31m.txt", "--out", "index"]) == 0
+    capsys.readouterr()
+    assert main(["search", "index", "鸚鵡"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.replace("\n", "").count("鸚鵡") >= 25
+    assert max(map(cell_len, out.splitlines())) <= 80 and max(map(cell_len, out.splitlines())) > 70
+
+
+def test_nothing_is_left_of_an_index_that_could_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "noise.txt").write_bytes(bytes(range(256)) * 8)
+    with pytest.raises(UserError, match="binary data"):
+        make_index(tmp_path / "index", [tmp_path / "noise.txt"], IndexOptions())
+    assert not (tmp_path / "index").exists()
 
 
 @pytest.mark.parametrize(("argv", "said"), [
