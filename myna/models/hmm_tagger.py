@@ -51,6 +51,7 @@ class Tagger:
         self._words, self._endings = ({key: row for row, key in enumerate(keys)} for keys in (words, endings))
         self._tables = tables
         self._transition = tables["log_transition"].astype(np.float64)
+        self.name = "hidden Markov model"
 
     def knows(self, word: str) -> bool:
         """Tell whether the word was in the training sentences."""
@@ -60,10 +61,14 @@ class Tagger:
         """Return the most probable tags of a sentence's words, together."""
         if not words:
             return []
-        emitted = np.stack([self._of_word(word) for word in words]) - self._tables["log_tag"]
+        [emitted] = self.emit([words])
         emitted[-1] += self._transition[:, -1]
         path = best_path(self._tables["log_initial"].astype(np.float64), self._transition[:, :-1], emitted)
         return [self.tags[state] for state in path]
+
+    def emit(self, sentences: Sequence[Sequence[str]]) -> list[Array]:
+        """Score every tag of every word by itself, log p(tag | word) / p(tag): (T, S) for each sentence."""
+        return [np.stack([self._of_word(word) for word in words]) - self._tables["log_tag"] for words in sentences]
 
     def most_frequent(self, words: Sequence[str]) -> list[str]:
         """Return the likeliest tag of each word by itself; of a word never seen, the most frequent tag of all."""

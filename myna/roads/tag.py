@@ -41,7 +41,8 @@ Array = npt.NDArray[Any]
 
 BASELINE, SEEN = "baseline", "seen.bin"  # the folder of the baseline; hashes of the sentences learned from, 16 bytes each
 _CHAIN_SHARE, _SEGMENTER_SHARE = 0.25, 0.1  # of the minutes, at most, for each conditional random field: own choice
-_SHARES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)  # of the neural model's scores, tried on the validation part
+_SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the neural model's scores, tried on the validation part
+_ADDED = (0.25, 0.5, 0.75, 1.0)  # weights of what the hidden Markov model says of each word, tried too
 _TEMPERATURES = (0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5)
 _CHOSEN_BY = {"segments": "F1 of words", "spans": "F1 of names", "tags": "accuracy"}  # on the validation part, by what the labels are
 _LEAST_GAIN = 0.001  # of the validation part's score, below which a second model is not worth its time
@@ -105,7 +106,7 @@ class _Road:
             chain = self._fit_chain()
             segmenter = None if self.segments or self.spaced else self._fit_segmenter()
         neural = self._train_neural()
-        members, why = self._choose(chain, neural)
+        members, why = self._choose(chain, neural, baseline.tagger)
         self._note(why)
         about = {"why": why, "base": self.base}
         tagger = WordTagger(members, self.spaced, segmenter, about)
@@ -190,29 +191,41 @@ class _Road:
         self._note(f"{made.name}: {found.score:.4f} ({duration(found.seconds)})")
         return found
 
-    def _choose(self, chain: _Fitted, neural: _Fitted | None) -> tuple[list[Member], str]:
-        """Take the model, or the weighted sum of both, that the validation part says is best; with the reason."""
+    def _choose(self, chain: _Fitted, neural: _Fitted | None, baseline: Tagger) -> tuple[list[Member], str]:
+        """Take the model, or the weighted sum of several, that the validation part says is best; with the reason.
+
+        To the conditional random field is added, where that helps, what the hidden Markov model says of each word by itself: it was
+        counted, not climbed to, and knows rare words better.
+        """
         valid = self.sentences["valid"]
-        emitted = {"chain": chain.model.emit(valid)}
-        if neural is None:
-            return self._temper([Member(".", chain.model)], [emitted["chain"]]), (
-                f"the conditional random field is used: it is the only one ({self.what} on the validation part {chain.score:.4f})")
-        emitted["neural"] = neural.model.emit(valid)
-        scores, tried = [], []
-        for share in _SHARES:
-            both = [(Member(".", neural.model, share), emitted["neural"]), (Member("chain", chain.model, 1 - share), emitted["chain"])]
-            kept = [one for one in both if one[0].weight > 0]
-            tagger = WordTagger([member for member, _ in kept], self.spaced)
-            scores.append(self._compare(tagger.label_rows(tagger.combine([rows for _, rows in kept]))))
-            tried.append(kept)
-        best = int(np.argmax(scores))
-        told = f"{self.what} on the validation part: alone {scores[0]:.4f} and {scores[-1]:.4f}, together {max(scores[1:-1]):.4f}"
-        if scores[best] < max(scores[0], scores[-1]) + _LEAST_GAIN:
-            one, rows, name = ((chain.model, emitted["chain"], "conditional random field") if scores[0] >= scores[-1] else
-                               (neural.model, emitted["neural"], neural.model.name))
-            return self._temper([Member(".", one)], [rows]), f"the {name} alone is used ({told})"
-        return self._temper([member for member, _ in tried[best]], [rows for _, rows in tried[best]]), (
-            f"both are used, {1 - _SHARES[best]:.2f} conditional random field and {_SHARES[best]:.2f} neural ({told})")
+        first, second = (Member(".", chain.model), chain.model.emit(valid)), (Member(BASELINE, baseline), baseline.emit(valid))
+        added = {weight: self._try([first, _weighed(second, weight)]) for weight in _ADDED}
+        weight = max(added, key=lambda one: added[one])
+        before, told = [first], f"conditional random field {chain.score:.4f}, with the hidden Markov model's words {added[weight]:.4f}"
+        if added[weight] >= chain.score + _LEAST_GAIN:
+            before = [first, _weighed(second, weight)]
+        best, name = max(chain.score, added[weight] if len(before) > 1 else 0), "the conditional random field"
+        name += f" is used, with {weight:g} of the hidden Markov model's words" if len(before) > 1 else " alone is used"
+        if neural is not None:
+            third = (Member(".", neural.model), neural.model.emit(valid))
+            inner = [(dataclasses.replace(member, folder=member.folder.replace(".", "chain")), rows) for member, rows in before]
+            mixed = {share: [_weighed(third, share), *(_weighed(one, 1 - share) for one in inner)] for share in _SHARES}
+            scores = {share: self._try(kept) for share, kept in mixed.items()}
+            share = max(scores, key=lambda one: scores[one])
+            told += f", {neural.model.name} {neural.score:.4f}, together {scores[share]:.4f}"
+            if scores[share] >= max(best, neural.score) + _LEAST_GAIN:
+                beside = f", which has {weight:g} of the hidden Markov model's words" if len(before) > 1 else ""
+                name = f"both are used, {share:g} {neural.model.name} and {1 - share:g} conditional random field{beside}"
+                before = mixed[share]
+            elif neural.score > best:
+                before, name = [third], f"the {neural.model.name} alone is used"
+        return self._temper([member for member, _ in before], [rows for _, rows in before]), (
+            f"{name} ({self.what} on the validation part: {told})")
+
+    def _try(self, kept: Sequence[_Emitted]) -> float:
+        """Score members, whose scores of the validation part are known, together."""
+        tagger = WordTagger([member for member, _ in kept], self.spaced)
+        return self._compare(tagger.label_rows(tagger.combine([rows for _, rows in kept])))
 
     def _temper(self, members: list[Member], emitted: list[list[Array]]) -> list[Member]:
         """Divide the weights by the temperature whose probabilities are best on the validation part; what is chosen stays the same."""
@@ -233,7 +246,8 @@ class _Road:
         """Write the directory; myna.json is last."""
         with self.clock.stage("write"):
             for member in tagger.members:
-                member.model.save(self.out / member.folder)
+                if member.folder != BASELINE:
+                    member.model.save(self.out / member.folder)
             if tagger.segmenter is not None:
                 tagger.segmenter.members[0].model.save(self.out / SEGMENTER)
             baseline.save(self.out / BASELINE)
@@ -242,7 +256,7 @@ class _Road:
             write_json(self.out / "report.json", {"report": measured.report.to_json(), **measured.details, "said": self.said,
                                                   "lines": measured.lines})
             names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "task.json",
-                     *(f"{folder}/{name}" for folder in ("chain", SEGMENTER) for name in ("model.safetensors", "features.json")))
+                     *(f"{folder}/{name}" for folder in ("chain", BASELINE, SEGMENTER) for name in ("model.safetensors", "features.json")))
             words: Any = {"golden": Tokenizer.open(self.out).golden()} if (self.out / "tokenizer.json").is_file() else {}
             write_json(self.out / "myna.json", {
                 "format": 1, "version": __version__, "family": "tagger", **words,
@@ -277,6 +291,13 @@ class _Baseline:
     def find_words(self, text: str) -> list[tuple[int, int]]:
         atoms = find_atoms(text)
         return put_together(atoms, (self.cutter or self.tagger).tag([text[start:end] for start, end in atoms]))
+
+
+_Emitted = tuple[Member, list[Array]]  # a member with its scores of the validation part
+
+
+def _weighed(one: _Emitted, factor: float) -> _Emitted:
+    return dataclasses.replace(one[0], weight=one[0].weight * factor), one[1]
 
 
 def measure_tagger(tagger: WordTagger, items: Sequence[TaggedSentence], recipe: TuneRecipe, baseline: _Baseline | None,

@@ -25,6 +25,7 @@ from myna.errors import UserError, shown
 from myna.files import read_json, write_json
 from myna.metrics.tagging import spans_of
 from myna.models.chain import Chain, Steps, decode, legal_steps, marginals, scheme_of
+from myna.models.hmm_tagger import Tagger
 from myna.models.pretrained import read_config
 from myna.tokenizer.atoms import find_atoms, join_words
 
@@ -32,7 +33,7 @@ Array = npt.NDArray[Any]
 
 TASK, SEGMENTER = "task.json", "segmenter"
 _MOST_BYTES = 1 << 20  # of task.json
-_FOLDERS = (".", "chain", "neural")
+_FOLDERS = (".", "chain", "baseline")
 _OWN = ("format", "task", "labels", "spaced", "segmenter", "members")  # what task.json says that is not `about`
 
 
@@ -78,10 +79,6 @@ class Labeller(Protocol):
         """The labels in order."""
 
     @property
-    def tokens(self) -> str:
-        """'words' or 'atoms'."""
-
-    @property
     def name(self) -> str:
         """What a table's heading calls it."""
 
@@ -111,7 +108,7 @@ class WordTagger:
                  about: Mapping[str, Any] | None = None) -> None:
         """Take members that have the same labels in the same order. about: what else task.json says."""
         self.members, self.spaced, self.segmenter, self.about = list(members), spaced, segmenter, dict(about or {})
-        self.tags, self.tokens = members[0].model.tags, members[0].model.tokens
+        self.tags = members[0].model.tags
         self.scheme = scheme_of(self.tags)
         self.steps = legal_steps(self.tags)
         for member in members:
@@ -221,9 +218,9 @@ class WordTagger:
         for one in listed:
             inside, weight = (one.get("folder"), one.get("weight")) if isinstance(one, dict) else (None, None)
             if inside not in _FOLDERS or not isinstance(weight, int | float) or not 0 < weight <= 1e6:
-                raise UserError(f"{path} has the member {shown(one)}", "a folder (., chain or neural) and a weight", "restore the file")
+                raise UserError(f"{path} has the member {shown(one)}", "a folder (., chain or baseline) and a weight", "restore the file")
             members.append(Member(inside, open_labeller(folder / inside), float(weight)))
-        if any(member.model.tags != task.get("labels") or member.model.tokens != members[0].model.tokens for member in members):
+        if any(member.model.tags != task.get("labels") for member in members):
             raise UserError(f"{path} and the models beside it have other labels", "the labels of their config.json", "restore the files")
         segmenter = cls([Member(".", Chain.open(folder / SEGMENTER))], False) if cuts else None
         if segmenter is not None and segmenter.scheme != "segments":
@@ -255,11 +252,16 @@ def is_tagger(folder: Path) -> bool:
 
 
 def open_labeller(folder: Path) -> Labeller:
-    """Open one model that scores labels of tokens, by its model_type. Raises UserError when it has no head for that."""
+    """Open one model that scores labels of tokens, by its model_type; of a hidden Markov model, what each token says by itself.
+
+    Raises UserError when it has no head for that.
+    """
     config = read_config(folder)
     match config.get("model_type"):
         case "chain":
             return Chain.open(folder)
+        case "hmm_tagger":
+            return Tagger.open(folder)
         case "bert" | "roberta" | "albert" | "rnn" | "lstm" | "gru" if _has_head(config):
             from myna.models.token_head import NeuralTagger
 
