@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 
 _STOPS = re.compile("(?P<spaced>[.!?]+[\"')\\]”’]*)(?=\\s|$)|[。！？；…]+[”’」』）]*|\\n[ \\t]*\\n|\\n(?=[ \\t]*(?:[-*+•]|\\d+[.)])\\s)")
-_SHORT = frozenset(("mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "vol", "fig", "al", "approx", "inc", "ltd", "jr", "sr",
-                    "u.s", "u.k"))
+_SHORT = frozenset(("mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "vol", "fig", "al", "approx", "inc", "ltd", "jr",
+                    "sr", "u.s", "u.k"))
 _LAST_WORD = re.compile(r"(\S+?)\.+[\"')\]”’]*$")
 
 

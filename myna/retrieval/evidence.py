@@ -2,7 +2,7 @@
 
 A question's terms are weighed by how rare they are, in the index and in the passages that a reader was made with, so that in a folder of
 three files "the" weighs little too. Then for each passage found, and each sentence in it: the share of the question's weight that is
-there, the question's pairs of neighbouring terms, the gap to the next passage, and the cosine where the index has vectors.
+there, the question's pairs of neighbouring terms, and the gap to the next passage. An index with vectors finds passages by these too.
 
     found = find_evidence(index, "who built the tower?", Background({}, 0), None, k=3)
     [(item.hit.file, item.sentences[0], item.features) for item in found]
@@ -33,14 +33,14 @@ from myna.retrieval.terms import UNSPACED, count_terms, find_terms
 Array = NDArray[Any]
 
 PASSAGE_FEATURES = ("coverage", "rarest", "score", "margin", "phrases")
-DENSE_FEATURES = ("cosine", "cosine_margin", "agreement")
 SENTENCE_FEATURES = ("coverage", "near", "phrases", "passage", "number", "name", "length")
 
 _SATURATED = 2.2  # BM25's k1 + 1: what a term's idf is multiplied by at most
 _RAREST = 3  # terms of a question that say most of what it is about
 # own choice: words that ask for a number or a name, in English and Chinese
 _ASKS_NUMBER = re.compile(r"\b(when|year|how (?:many|much|long|old|far|often|large|big|tall|high)|what (?:year|date|number|percentage|"
-                          r"percent|century|decade|time|amount|population))\b|多少|几|何时|哪年|哪一年|什么时候|多[长久大高远]", re.IGNORECASE)
+                          r"percent|century|decade|time|amount|population))\b|多少|几|何时|哪年|哪一年|什么时候|多[长久大高远]",
+                          re.IGNORECASE)
 _ASKS_NAME = re.compile(r"\b(who|whom|whose|where|which (?:city|country|person|company))\b|谁|哪里|哪儿|何处|什么地方", re.IGNORECASE)
 _NUMBER = re.compile(r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million|billion)\b|"
                      "[一二三四五六七八九十百千万亿两]", re.IGNORECASE)
@@ -62,7 +62,7 @@ class Evidence:
     hit: Hit
     sentences: list[tuple[int, int]]
     features: Array
-    "(F,): PASSAGE_FEATURES, then DENSE_FEATURES where the index has vectors."
+    "(F,): PASSAGE_FEATURES."
     about: Array = field(repr=False)
     "(S, G): SENTENCE_FEATURES of each sentence."
 
@@ -72,11 +72,8 @@ def find_evidence(index: Index, question: str, background: Background, embed: Em
     terms = count_terms(question)
     if not terms:
         return []
-    vector = None if embed is None else embed([question])
-    again = None if vector is None else lambda texts: vector  # the question is embedded once
-    hits = index.search(question, SearchOptions(k=k), again)
+    hits = index.search(question, SearchOptions(k=k), embed)
     lexical = score_blocks(index.blocks, terms, index.deleted)
-    dense = None if vector is None else index.similarities(vector[0])
     weights = weigh_terms(index, terms, background)
     possible = max(_SATURATED * sum(weights.values()), 1e-9)
     pairs = Counter(itertools.pairwise(find_terms(question)))
@@ -90,10 +87,6 @@ def find_evidence(index: Index, question: str, background: Background, embed: Em
         features = [_share(weights, inside), sum(term in inside for term in rarest) / len(rarest), score / possible,
                     (score - max((float(lexical[other]) for other in others), default=0.0)) / possible,
                     _share_pairs(pairs, weights, hit.text)]
-        if dense is not None:
-            cosine = float(dense[hit.passage])
-            best = int(np.argmax(lexical)) == hit.passage, int(np.argmax(dense)) == hit.passage
-            features += [cosine, cosine - max((float(dense[other]) for other in others), default=0.0), sum(best) / 2]
         sentences = cut_sentences(hit.text)
         about = _describe_sentences(question, hit.text, sentences, weights, pairs, score / max(first, 1e-9))
         found.append(Evidence(hit, sentences, np.array(features), about))

@@ -1,0 +1,207 @@
+"""Fit what answers questions: which sentence, and whether to answer at all, on questions asked with their passage and without.
+
+Every question is asked of the whole index and of a small part of it, so that the numbers the decision goes by mean the same in a large
+collection and in a folder of a few files. A question that its passage does not answer is one that is to be refused.
+
+    rows = ask_variants(questions, collection, background, seed=0)
+    fitted = fit_answers(rows, valid_rows, background)
+    fitted.answerer.threshold, fitted.said
+
+N rows: questions in a variant · F features
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from myna.console import track
+from myna.data.questions import Question
+from myna.errors import UserError
+from myna.evaluate.questions import holds_answer
+from myna.metrics.answers import answer_f1
+from myna.models.logistic import Logistic, fit_logistic
+from myna.retrieval.evidence import Background, Evidence, find_evidence, hide_passages
+from myna.retrieval.index import Index
+from myna.retrieval.options import IndexOptions
+from myna.tasks.answer import (
+    FOUND,
+    LOOKED_IN,
+    SPAN_FEATURES,
+    Answerer,
+    Choice,
+    Span,
+    SpanReader,
+    choose_sentence,
+    decision_features,
+    read_spans,
+    sentence_features,
+    span_features,
+    with_spans,
+)
+
+Array = npt.NDArray[Any]
+
+CITED = 0.9  # of the answers given where there is one, the share whose passage must hold it: the threshold is chosen for it
+_SMALLEST, _LARGEST_SHARE = 3, 0.5  # passages of the small parts of the index that questions are asked of as well
+
+
+@dataclass(frozen=True)
+class Collection:
+    """An index of passages: owners (P,) gives each indexed passage the number of its text, `numbers` that of each text."""
+
+    index: Index
+    owners: Array
+    numbers: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question asked of an index: what was found, whether its passage was there, and whether the index was whole."""
+
+    question: Question
+    found: list[Evidence]
+    there: bool
+    whole: bool
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the index answers it."""
+        return self.there and bool(self.question.answers)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted, how it does on the validation part, and what is to be said."""
+
+    answerer: Answerer
+    f1: float
+    "Mean F1 of the answers to questions that have one, whether or not the decision would give them."
+    said: str
+
+
+def index_passages(passages: Sequence[str], folder: Path) -> Collection:
+    """Make an index of texts, a file each, in an empty folder. Texts that differ in white space alone are one."""
+    texts: dict[str, int] = {}
+    numbers = {passage: texts.setdefault(" ".join(passage.split()), len(texts)) for passage in passages}
+    (folder / "passages").mkdir(parents=True)
+    written: set[int] = set()
+    for passage, number in numbers.items():
+        if number not in written:
+            (folder / "passages" / f"{number:07d}.txt").write_text(passage + "\n", encoding="utf-8", errors="replace")
+            written.add(number)
+    index = Index.create(folder / "index", IndexOptions())
+    index.add([folder / "passages"])
+    owners = np.array([int(Path(index.owner(passage)).stem) for passage in range(len(index))])
+    return Collection(index, owners, numbers)
+
+
+def ask_variants(questions: Sequence[Question], collection: Collection, background: Background, seed: int, what: str = "") -> list[Row]:
+    """Ask questions of the whole index and of a small part of it, each with the question's passage and without."""
+    generator = np.random.default_rng(seed)
+    index, owners, count = collection.index, collection.owners, len(set(collection.numbers.values()))
+    largest, rows = max(_SMALLEST, int(_LARGEST_SHARE * count)), []
+    with track(f"asking {what}", len(questions), " questions") as advance:
+        for question in questions:
+            own = owners == collection.numbers[question.passage]
+            size = int(np.exp(generator.uniform(np.log(_SMALLEST), np.log(largest))))
+            few = np.isin(owners, generator.choice(count, min(size, count), replace=False)) | own
+            for whole, kept in ((True, np.ones_like(own)), (False, few)):
+                for there in (True, False):
+                    with hide_passages(index, ~kept if there else ~kept | own):
+                        found = find_evidence(index, question.question, background, None, FOUND)
+                    rows.append(Row(question, found, there, whole))
+            advance(1)
+    return rows
+
+
+def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Background, reader: SpanReader | None = None) -> Fitted:
+    """Fit the ranker of sentences and the decision to rows; the threshold is chosen on `valid`, whole indexes alone.
+
+    reader: of spans, whose scores are among the numbers then; it must not have learned from the questions of either.
+    Raises UserError where no sentence of the rows answers anything.
+    """
+    spans = _read_all(reader, rows)
+    beside = spans if rows is valid else _read_all(reader, valid)
+    ranker = _fit_ranker(rows, spans)
+    chosen = [choose_sentence(row.found, ranker, read) for row, read in zip(rows, spans, strict=True)]
+    table = [(choice.features, _is_right(row, choice)) for row, choice in zip(rows, chosen, strict=True) if choice]
+    decision = fit_logistic(np.stack([features for features, _ in table]), np.array([right for _, right in table], np.float64),
+                            decision_features(reader is not None))
+    chooser = None if reader is None else _fit_chooser(rows, chosen)
+    whole = [(row, choose_sentence(row.found, ranker, read)) for row, read in zip(valid, beside, strict=True) if row.whole]
+    answerable = np.array([row.answerable for row, _ in whole])
+    sure = np.array([float(decision.probabilities(choice.features[None])[0]) if choice else 0.0 for _, choice in whole])
+    right = np.array([choice is not None and _is_right(row, choice) for row, choice in whole])
+    threshold = choose_threshold(sure, answerable, right)
+    answerer = Answerer(ranker, decision, threshold, background, reader, chooser)
+    f1 = float(np.mean([answer_f1(answerer.word(choice)[0], row.question.answers) if choice else 0.0
+                        for row, choice in whole if row.answerable]))
+    given = sure >= threshold
+    cited = right[given & answerable].mean() if (given & answerable).any() else 0.0
+    said = (f"{'with spans' if reader else 'by words'}: F1 {f1:.3f}; from a confidence of {threshold:.3f}, {given[answerable].mean():.3f} "
+            f"of what can be answered is, {cited:.3f} of that from a passage with the answer, and {(~given)[~answerable].mean():.3f} of "
+            "what cannot is refused")
+    return Fitted(answerer, f1, said)
+
+
+def _read_all(reader: SpanReader | None, rows: Sequence[Row]) -> list[list[list[Span]] | None]:
+    """Read what was found for every row; a passage that the same question finds again is read once."""
+    if reader is None:
+        return [None] * len(rows)
+    with track("reading", len(rows), " questions") as advance:
+        out: list[list[list[Span]] | None] = []
+        for row in rows:
+            out.append(read_spans(reader, row.question.question, row.found))
+            advance(1)
+    return out
+
+
+def _fit_ranker(rows: Sequence[Row], spans: Sequence[list[list[Span]] | None]) -> Logistic:
+    x, y = [], []
+    for row, read in zip(rows, spans, strict=True):
+        if not (row.answerable and row.whole):
+            continue
+        for place, evidence in enumerate(row.found[:LOOKED_IN if read is None else len(read)]):
+            x.append(evidence.about if read is None else with_spans(evidence.about, read[place]))
+            y += [holds_answer(evidence.hit.text[start:end], row.question.answers) for start, end in evidence.sentences]
+    if not any(y):
+        raise UserError("no answer stands in a sentence of the passages found", "answers that stand in their passages, word for word",
+                        "look at the columns of passages and answers")
+    return fit_logistic(np.concatenate(x), np.array(y, np.float64), sentence_features(spans[0] is not None))
+
+
+def _fit_chooser(rows: Sequence[Row], chosen: Sequence[Choice | None]) -> Logistic:
+    """Fit when a span is a better answer than the sentence it stands in."""
+    known = [(row, choice, choice.span) for row, choice in zip(rows, chosen, strict=True)
+             if choice and choice.span and row.answerable and row.whole]
+    better = [answer_f1(choice.evidence.hit.text[span.start:span.end], row.question.answers) > answer_f1(choice.quote, row.question.answers)
+              for row, choice, span in known]
+    return fit_logistic(np.stack([span_features(choice) for _, choice, _ in known]), np.array(better, np.float64), SPAN_FEATURES)
+
+
+def _is_right(row: Row, choice: Choice) -> bool:
+    return row.answerable and holds_answer(choice.evidence.hit.text, row.question.answers)
+
+
+def choose_threshold(sure: Array, answerable: Array, right: Array) -> float:
+    """Choose from which confidence on to answer: sure, answerable, right (N,).
+
+    Of the thresholds where at least CITED of the answers given to answerable questions are right, that at which answering what can be
+    answered and refusing what cannot are most even; where there is none, that of the most right answers among those given.
+    """
+    best: tuple[bool, float, float] | None = None
+    for threshold in np.unique(sure).tolist():
+        given = sure >= threshold
+        told = given & answerable
+        cited = float(right[told].mean()) if told.any() else 0.0
+        even = min(float(given[answerable].mean()) if answerable.any() else 1.0, float((~given)[~answerable].mean()) if (~answerable).any()
+                   else 1.0)
+        rank = (cited >= CITED, even if cited >= CITED else cited, threshold)
+        best = max(best, rank) if best is not None else rank
+    return 0.5 if best is None else float(best[2])

@@ -1,0 +1,286 @@
+"""Answer questions from documents: find passages, choose a sentence, quote it with its place, or say that the documents do not tell.
+
+Sentences are ranked, and the decision whether to answer at all is made, by logistic regressions over a few numbers (see
+`myna.retrieval.evidence`), fitted on questions with their passages and on the same questions with the passage taken away. Where the
+directory holds a reader of spans too (`myna.models.span_head`), what it says of every sentence is among the numbers, and where it is
+sure of a span that is the answer, within the quoted sentence; else the sentence is.
+
+    answerer = Answerer.open(Path("my-reader"))
+    index, embed = open_index(Path("my-index"))
+    answered = answerer.answer("who built the tower?", index, embed)
+    answered.text, answered.quote, answered.file, answered.line, answered.confidence
+
+F features · G features of a sentence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from myna.data.rows import format_of
+from myna.errors import UserError, shown
+from myna.files import read_json, sha256, write_json
+from myna.models.logistic import Logistic, read_logistic
+from myna.retrieval.evidence import PASSAGE_FEATURES, SENTENCE_FEATURES, Background, Evidence, find_evidence
+from myna.retrieval.index import Embed, Index
+from myna.retrieval.terms import count_terms
+
+Array = npt.NDArray[Any]
+
+TASK, TERMS = "task.json", "terms.json"
+NO_ANSWER = "the documents do not tell"
+READ_FEATURES = ("span",)  # of a sentence, and of a passage its best sentence's
+SPAN_FEATURES = ("span", "share")  # by which a span is taken, or the whole sentence
+FOUND, LOOKED_IN, _READ = 5, 3, 2  # passages found, those whose sentences are candidates, and those that a reader of spans reads
+_LONGEST = 4096  # characters of a question; more is a document
+_MOST_BYTES, _MOST_TERMS = 64 << 20, 1_000_000
+
+
+class Span(NamedTuple):
+    """The best span of a sentence: its score over that of no answer, and where it is in the passage, in characters."""
+
+    score: float
+    start: int
+    end: int
+
+
+class SpanReader(Protocol):
+    """What finds spans (see `myna.models.span_head`)."""
+
+    def read(self, question: str, passages: Sequence[str], sentences: Sequence[Sequence[tuple[int, int]]]) -> list[list[Span]]:
+        """Return the best span of every sentence of every passage. Raises UserError when the question leaves no room."""
+
+    def save(self, folder: Path) -> None:
+        """Write the model's directory."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the documents tell: the answer and the sentence it stands in, or, not answered, the nearest sentence there is."""
+
+    question: str
+    answered: bool
+    text: str
+    "The answer; empty where there is none."
+    how: str
+    "What the text is: a span of the quote, the whole sentence, generated, or nothing."
+    quote: str
+    "The sentence that answers; where none does, the nearest one."
+    passage: str
+    file: str
+    line: int | None
+    "The line of the file that the quote begins in, from 1; none where the file has no lines or changed since it was indexed."
+    offset: int
+    "Where the quote begins in its file, in bytes, as `Hit.offset`."
+    confidence: float
+    "The probability that the quoted passage answers."
+    threshold: float
+    "The confidence from which an answer is given."
+
+    def __str__(self) -> str:
+        return self.text if self.answered else NO_ANSWER
+
+    @property
+    def place(self) -> str:
+        """Name the file and, where it has some, the line."""
+        return f"{self.file}:{self.line}" if self.line else f"{self.file} (byte {self.offset:,})" if self.file else ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The sentence chosen of the passages found, and what the decision is made by."""
+
+    evidence: Evidence
+    sentence: int
+    features: Array = field(repr=False)
+    "(F,) of its passage"
+    span: Span | None
+
+    @property
+    def quote(self) -> str:
+        """The sentence."""
+        return self.evidence.hit.text[slice(*self.evidence.sentences[self.sentence])]
+
+
+class Answerer:
+    """Ranks sentences, decides, and reads spans where it has a reader."""
+
+    def __init__(self, ranker: Logistic, decision: Logistic, threshold: float, background: Background, reader: SpanReader | None = None,
+                 chooser: Logistic | None = None, about: Mapping[str, Any] | None = None) -> None:
+        """Take the ranker of sentences, and the decision with the probability from which on an answer is given.
+
+        chooser: whether a span is the answer, or its sentence. about: what else task.json says.
+        """
+        self.ranker, self.decision, self.threshold, self.background = ranker, decision, threshold, background
+        self.reader, self.chooser, self.about = reader, chooser, dict(about or {})
+
+    def find(self, question: str, index: Index, embed: Embed | None) -> list[Evidence]:
+        """Find passages with the numbers about them. Raises UserError on a question that is empty or no question."""
+        if not question.strip():
+            raise UserError("the question is empty", "a question")
+        if len(question) > _LONGEST:
+            raise UserError(f"a question of {len(question):,} characters", f"at most {_LONGEST:,}", "ask in fewer words")
+        return find_evidence(index, question, self.background, embed, FOUND)
+
+    def choose(self, question: str, found: Sequence[Evidence]) -> Choice | None:
+        """Choose the best sentence of the passages found; None where there is none."""
+        return choose_sentence(found, self.ranker, None if self.reader is None else read_spans(self.reader, question, found))
+
+    def confidence(self, choice: Choice) -> float:
+        """Return the probability that the chosen passage answers."""
+        return float(self.decision.probabilities(choice.features[None])[0])
+
+    def word(self, choice: Choice) -> tuple[str, str]:
+        """Return what the answer is, and how it came: a span that the reader is sure of, else the sentence."""
+        if choice.span is not None and self.chooser is not None and self.chooser.logits(span_features(choice)[None])[0] > 0:
+            return choice.evidence.hit.text[choice.span.start:choice.span.end].strip(), "span"
+        return choice.quote, "sentence"
+
+    def answer(self, question: str, index: Index, embed: Embed | None = None) -> Answered:
+        """Answer from an index, or say that it does not tell.
+
+        Raises UserError on a question that is empty or too long.
+        """
+        choice = self.choose(question, self.find(question, index, embed))
+        if choice is None:
+            return Answered(question, False, "", "", "", "", "", None, 0, 0.0, self.threshold)
+        confidence = self.confidence(choice)
+        text, how = self.word(choice) if confidence >= self.threshold else ("", "")
+        hit = choice.evidence.hit
+        before = hit.text[:choice.evidence.sentences[choice.sentence][0]]
+        file, offset = index.place(hit.passage, len(before.encode("utf-8")))
+        return Answered(question, bool(text), text, how, choice.quote, hit.text, file, find_line(index, file, offset), offset, confidence,
+                        self.threshold)
+
+    # ---- files ----
+
+    def save(self, folder: Path) -> None:
+        """Write task.json, terms.json and, where there is a reader of spans, its model."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.reader is not None:
+            self.reader.save(folder)
+        write_json(folder / TERMS, {"passages": self.background.passages, "terms": dict(self.background.counts)})
+        write_json(folder / TASK, {"format": 1, "task": "answer", "ranker": self.ranker.to_json(), "decision": self.decision.to_json(),
+                                   "threshold": self.threshold, "reader": self.reader is not None,
+                                   "chooser": None if self.chooser is None else self.chooser.to_json(), **self.about})
+
+    @classmethod
+    def open(cls, folder: Path) -> Answerer:
+        """Open the directory of a reader. Raises UserError when it is none, or is damaged."""
+        path = folder / TASK
+        task = read_json(path, _MOST_BYTES) if path.is_file() else None
+        if not isinstance(task, dict) or task.get("task") != "answer":
+            raise UserError(f"{folder} is no reader" + (f": its task is {shown(task.get('task'))}" if isinstance(task, dict) else ""),
+                            "what `myna tune` made with --task answer", "myna tune new DATA --task answer --out DIR makes one")
+        reader, spans, threshold, chooser = None, bool(task.get("reader")), task.get("threshold"), task.get("chooser")
+        if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
+            raise UserError(f"{path} has the threshold {shown(threshold)}", "a number from 0 to 1", "restore the file")
+        if spans:
+            from myna.models.span_head import Spans  # here, so that a directory without one loads no torch
+
+            reader = Spans.open(folder)
+        own = ("format", "task", "ranker", "decision", "threshold", "reader", "chooser")
+        return cls(read_logistic(task.get("ranker"), sentence_features(spans), str(path)),
+                   read_logistic(task.get("decision"), decision_features(spans), str(path)), float(threshold),
+                   _read_background(folder / TERMS), reader,
+                   None if chooser is None or not spans else read_logistic(chooser, SPAN_FEATURES, str(path)),
+                   {key: value for key, value in task.items() if key not in own})
+
+
+def is_answerer(folder: Path) -> bool:
+    """Tell whether a directory holds what answers questions: by its task.json."""
+    if not (folder / TASK).is_file():
+        return False
+    task = read_json(folder / TASK, _MOST_BYTES)
+    return isinstance(task, dict) and task.get("task") == "answer"
+
+
+def decision_features(spans: bool) -> tuple[str, ...]:
+    """Name the features of a decision."""
+    return PASSAGE_FEATURES + (READ_FEATURES if spans else ())
+
+
+def sentence_features(spans: bool) -> tuple[str, ...]:
+    """Name the features of a sentence."""
+    return SENTENCE_FEATURES + (READ_FEATURES if spans else ())
+
+
+def read_spans(reader: SpanReader, question: str, found: Sequence[Evidence]) -> list[list[Span]]:
+    """Read the first of the passages found: the best span of each of their sentences."""
+    near = found[:_READ]
+    return reader.read(question, [one.hit.text for one in near], [one.sentences for one in near]) if near else []
+
+
+def with_spans(about: Array, spans: Sequence[Span]) -> Array:
+    """Put the spans' scores beside the features of the sentences: (S, G) to (S, G + 1)."""
+    return np.concatenate([about, np.array([span.score for span in spans])[:, None]], axis=1)
+
+
+def span_features(choice: Choice) -> Array:
+    """Return by what a span is taken or not: its score, and what share of the sentence it is."""
+    assert choice.span is not None
+    start, end = choice.evidence.sentences[choice.sentence]
+    return np.array([choice.span.score, (choice.span.end - choice.span.start) / max(1, end - start)])
+
+
+def choose_sentence(found: Sequence[Evidence], ranker: Logistic, spans: Sequence[Sequence[Span]] | None = None) -> Choice | None:
+    """Choose the sentence of the passages found that the ranker likes best; None where there is none.
+
+    spans: of the sentences of the first passages; then the others are no candidates.
+    """
+    best: tuple[float, int, int] | None = None
+    for number, evidence in enumerate(found[:LOOKED_IN if spans is None else len(spans)]):
+        if not evidence.sentences:
+            continue
+        logits = ranker.logits(evidence.about if spans is None else with_spans(evidence.about, spans[number]))
+        place = int(np.argmax(logits))
+        if best is None or logits[place] > best[0]:
+            best = float(logits[place]), number, place
+    if best is None:
+        return None
+    _, number, place = best
+    features, span = found[number].features, None
+    if spans is not None:
+        span = spans[number][place]
+        features = np.append(features, max(one.score for one in spans[number]))
+    return Choice(found[number], place, features, span)
+
+
+def count_background(passages: Sequence[str]) -> Background:
+    """Count in how many passages each term stands; terms of one passage alone are left out, for they say little about others."""
+    counts: dict[str, int] = {}
+    for passage in passages:
+        for term in count_terms(passage):
+            counts[term] = counts.get(term, 0) + 1
+    return Background({term: count for term, count in sorted(counts.items()) if count > 1}, len(passages))
+
+
+def _read_background(path: Path) -> Background:
+    value = read_json(path, _MOST_BYTES)
+    terms, passages = (value.get("terms"), value.get("passages")) if isinstance(value, dict) else (None, None)
+    if (not isinstance(terms, dict) or len(terms) > _MOST_TERMS or not isinstance(passages, int) or isinstance(passages, bool)
+            or not 0 <= passages < 1 << 40
+            or not all(isinstance(count, int) and 0 <= count <= passages for count in terms.values())):
+        raise UserError(f"{path} is damaged", "counts of terms, none above that of passages", "restore the file")
+    return Background(terms, passages)
+
+
+def find_line(index: Index, file: str, offset: int) -> int | None:
+    """Return the line of a file that a byte stands in, from 1; None where it has no lines, is packed, or changed since it was indexed."""
+    path, known = Path(file), index.files.get(file)
+    if known is None or format_of(path) in ("csv", "tsv", "parquet") or not path.is_file() or sha256(path) != known["sha256"]:
+        return None
+    with path.open("rb") as handle:
+        if handle.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\xff\xfe", b"\xfe\xff")):
+            return None  # packed, or of two bytes a character
+        handle.seek(0)
+        left, line = offset, 1
+        while left > 0 and (part := handle.read(min(left, 1 << 20))):
+            line, left = line + part.count(b"\n"), left - len(part)
+    return None if left else line
