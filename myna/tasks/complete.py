@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from myna.console import say
 from myna.errors import UserError, shown
+from myna.files import read_json
 from myna.generate.options import SampleOptions
 from myna.generate.rules import Rules
 from myna.generate.sample import sample_tokens
@@ -25,6 +27,8 @@ from myna.models.protocol import LanguageModel
 from myna.tasks.options import CompleteOptions
 from myna.tokenizer.tokenizer import Tokenizer
 
+TASK = "task.json"
+_MOST_BYTES = 1 << 20  # of task.json
 _ROOM = 4  # own choice: a body may count on a quarter of the context, or on max_tokens where that is less
 _TAB = 8  # columns: Python's reference, section 2.1.8
 _SPACE = re.compile(r"[ \t\f]*")
@@ -204,9 +208,18 @@ def _fit(model: LanguageModel, tokenizer: Tokenizer, code: str, function: Functi
             high = middle
         else:
             low = middle + 1
+    if low == len(starts) - 1 and (size := len(tokenizer.encode(code[starts[low] :]))) > room:
+        raise UserError(f"the function takes {size:,} tokens before its body", f"at most {room:,}, so that the model can go on",
+                        "shorten its docstring, or give a smaller --max-tokens")
     if low:
-        if (size := len(tokenizer.encode(code[starts[low] :]))) > room:
-            raise UserError(f"the function takes {size:,} tokens before its body", f"at most {room:,}, so that the model can go on",
-                            "shorten its docstring, or give a smaller --max-tokens")
         say(f"the first {low:,} lines of the code are left out: the model can see {model.max_length:,} tokens")
     return low, starts[low]
+
+
+def is_completer(folder: Path) -> bool:
+    """Tell whether a directory learned to write the bodies of functions."""
+    try:
+        value = read_json(folder / TASK, _MOST_BYTES)
+    except UserError:
+        return False
+    return isinstance(value, dict) and value.get("task") == "complete"

@@ -266,7 +266,8 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
         "fill": [encoder, "The ___ of a class"], "chat": [built.folder, "--member", "decoder", "--max-tokens", 4],
         "tune": [built.folder, rows, "--steps", 2, "--threads", 1, "--rank", 2, "--out", tmp_path / "tuned", "--evaluate.resamples", 200],
         "index": [built.texts, "--out", tmp_path / "index"], "search": [tmp_path / "index", "class"],
-        "classify": [topics, "a text"], "tag": [tagger, "鳥去"], "embed": [encoder, "a bird"],
+        "classify": [topics, "a text"], "complete": [built.folder, "def f(x):", "--max-tokens", 4],
+        "tag": [tagger, "鳥去"], "embed": [encoder, "a bird"],
         "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
     assert set(runs) == set(COMMANDS)
     for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
