@@ -1,6 +1,7 @@
-"""`myna transcribe MODEL AUDIO...`: what is said in recordings, by a Whisper model.
+"""`myna transcribe MODEL AUDIO...`: what is said in recordings, by a Whisper model, as text or subtitles.
 
     myna transcribe whisper-tiny speech.wav --timestamps
+    myna transcribe whisper-tiny talk.mp3 --format srt > talk.srt
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from myna.cli.main import add_options, read_options
 from myna.console import say
 from myna.errors import UserError
+from myna.files import write_atomic
 from myna.tasks.options import TranscribeOptions
+from myna.tasks.subtitles import FORMATS, format_transcript
 
 if TYPE_CHECKING:
     from myna.metrics.report import Report
@@ -27,12 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="recordings: .wav; .flac, .mp3 and .ogg with the extra `speech`")
     add_options(parser, TranscribeOptions)
     parser.add_argument("--timestamps", action="store_true", help="print each sentence with the time at which it begins and ends")
+    parser.add_argument("--format", choices=FORMATS, default="txt",
+                        help="txt (default), or subtitles for a video player: srt (SubRip), vtt (WebVTT); --json has times as numbers")
+    parser.add_argument("--out", metavar="DIR", help="write a file for each recording, named after it, instead of printing")
     parser.add_argument("--reference", metavar="FILE", help="what is said in all recordings, in their order: print the error rates")
 
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe: text on standard output, what was changed or passed over and the speed on standard error."""
     options = read_options(args, TranscribeOptions)
+    if args.json and (args.format != "txt" or args.timestamps):
+        raise UserError(f"--json with {'--timestamps' if args.timestamps else f'--format {args.format}'}", "one of the two",
+                        "--json has text and times")
+    if args.timestamps and args.format != "txt":
+        raise UserError(f"--timestamps with --format {args.format}", "one of the two", f"{args.format} has times")
+    if args.format != "txt" and len(args.audio) > 1 and not args.out:
+        raise UserError(f"{len(args.audio)} recordings with --format {args.format} on one output", "one recording",
+                        "--out DIR writes a file for each")
+    targets = _plan_files(args.audio, Path(args.out), args.format) if args.out else {}
     reference = _read_reference(args.reference)
     from dataclasses import asdict
 
@@ -45,10 +60,12 @@ def run(args: argparse.Namespace) -> int:
         began = time.monotonic()
         transcript = model.transcribe(name, **asdict(options))
         seconds = time.monotonic() - began
-        if len(args.audio) > 1 and not args.json:
-            print(f"--- {name}")
-        if not args.json:
-            _print(transcript, args.timestamps)
+        written = format_transcript(transcript, args.format, args.timestamps)
+        if args.out:
+            write_atomic(targets[name], written.encode())
+            say(f"wrote {targets[name]}")
+        elif not args.json:
+            print(f"--- {name}\n{written}" if len(args.audio) > 1 else written, end="", flush=True)
         _say(name, transcript, seconds)
         texts.append(str(transcript))
         files.append({"path": name, "text": str(transcript), **asdict(transcript), "processing_seconds": seconds})
@@ -63,16 +80,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(transcript: Transcript, timestamps: bool) -> None:
-    if not timestamps:
-        print(transcript)
-    for segment in transcript.segments if timestamps else []:
-        print(f"[{_clock(segment.start)} - {_clock(segment.end)}] {segment.text.strip()}")
-
-
-def _clock(seconds: float) -> str:
-    hundredths = round(seconds * 100)
-    return f"{hundredths // 360_000}:{hundredths // 6000 % 60:02}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
+def _plan_files(audio: list[str], folder: Path, format: str) -> dict[str, Path]:
+    """Name the file of each recording. Raises UserError, before anything is heard, when one is there or two would be the same."""
+    targets = {name: folder / f"{Path(name).stem}.{format}" for name in audio}
+    for name, target in targets.items():
+        twin = next((other for other in targets if other != name and targets[other] == target), None)
+        if twin or target.exists():
+            raise UserError(f"{target} would be written {f'for {twin} and {name}' if twin else 'but is there already'}",
+                            "a new file for each recording", "choose another --out, or rename")
+    folder.mkdir(parents=True, exist_ok=True)
+    return targets
 
 
 def _say(name: str, transcript: Transcript, seconds: float) -> None:
@@ -101,6 +118,7 @@ def _read_reference(path: str | None) -> str | None:
 def _measure(reference: str | None, texts: list[str]) -> Report | None:
     if reference is None:
         return None
+    from myna.evaluate.speech import find_folding
     from myna.metrics.speech import speech_report
 
-    return speech_report([reference], [" ".join(texts)])
+    return speech_report([reference], [" ".join(texts)], folding=find_folding([reference]))

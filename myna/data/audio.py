@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,8 +46,8 @@ _BETA = 9.0  # Kaiser's window: 90 dB below in the stop band (Kaiser & Schafer 1
 _ROLLOFF = 0.94  # of the lower Nyquist frequency passes; the rest is where the filter falls
 
 
-def read_audio(path: Path) -> Array:
-    """Read a sound file as mono samples at 16,000 Hz, (N,), and say what was changed.
+def read_audio(path: Path, tell: Callable[[str], None] | None = None) -> Array:
+    """Read a sound file as mono samples at 16,000 Hz, (N,), and say what was changed, or hand it to `tell`, without the file's name.
 
     Raises UserError, in one line, when it is no sound file, is damaged, empty or longer than `LONGEST` seconds.
     """
@@ -58,9 +58,9 @@ def read_audio(path: Path) -> Array:
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
             wav = _read_header(path, file, path.stat().st_size)
             rate, channels, blocks = wav.rate, wav.channels, wav.blocks(file)
-            samples = _convert(path, blocks, rate, channels, wav.frames)
+            samples = _convert(path, blocks, rate, channels, wav.frames, tell)
         else:
-            samples = _read_with_soundfile(path)
+            samples = _read_with_soundfile(path, tell)
     if not len(samples):
         raise UserError(f"{path} holds no samples", "a recording", "check the file")
     if not np.isfinite(samples).all():
@@ -68,7 +68,8 @@ def read_audio(path: Path) -> Array:
     return samples
 
 
-def _convert(path: Path, blocks: Iterable[npt.NDArray[Any]], rate: int, channels: int, frames: int) -> Array:
+def _convert(path: Path, blocks: Iterable[npt.NDArray[Any]], rate: int, channels: int, frames: int,
+             tell: Callable[[str], None] | None) -> Array:
     """Turn blocks (frames, channels) of a file into mono samples at `RATE`."""
     if not 1 <= channels <= _MOST_CHANNELS or not _RATES[0] <= rate <= _RATES[1]:
         raise UserError(f"{path} says it has {channels:,} channels at {rate:,} Hz",
@@ -77,7 +78,9 @@ def _convert(path: Path, blocks: Iterable[npt.NDArray[Any]], rate: int, channels
         raise UserError(f"{path} is {frames / rate / 3600:.1f} hours long", f"at most {LONGEST // 3600} hours", "cut it into parts")
     changes = [] if rate == RATE else [f"resampled {rate:,} Hz to {RATE:,} Hz"]
     changes += [] if channels == 1 else [f"averaged {channels} channels"]
-    if changes:
+    if changes and tell:
+        tell(", ".join(changes))
+    elif changes:
         say(f"{path.name}: {', '.join(changes)}")
     with np.errstate(over="ignore", invalid="ignore"):  # float samples that are no numbers are refused by the caller
         return resample((block.mean(axis=1, dtype=np.float32) for block in blocks), rate)
@@ -163,7 +166,7 @@ def _read_header(path: Path, file: BinaryIO, size: int) -> _Wav:
     return _Wav(path, (kind, bits), channels, rate, file.tell(), length // frame_bytes)
 
 
-def _read_with_soundfile(path: Path) -> Array:
+def _read_with_soundfile(path: Path, tell: Callable[[str], None] | None) -> Array:
     try:
         import soundfile
     except (ImportError, OSError):  # OSError: the package is there, its library is not
@@ -172,7 +175,7 @@ def _read_with_soundfile(path: Path) -> Array:
     try:
         with soundfile.SoundFile(path) as sound:
             blocks = sound.blocks(_FRAMES_AT_ONCE, dtype="float32", always_2d=True)
-            return _convert(path, blocks, sound.samplerate, sound.channels, sound.frames)
+            return _convert(path, blocks, sound.samplerate, sound.channels, sound.frames, tell)
     except (soundfile.SoundFileError, RuntimeError) as error:
         why = str(error).rpartition(": ")[2][:120]
         raise UserError(f"{path} cannot be read ({why})", "a sound file: WAV, FLAC, MP3 or Ogg", "convert it to WAV") from None

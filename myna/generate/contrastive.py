@@ -80,7 +80,7 @@ def _search(model: HiddenModel, ids: list[int], options: SampleOptions, room: in
 def _directions(states: Hidden) -> Hidden:
     """Bring states (N, C) to length 1; one of length 0 stays, and is like nothing."""
     lengths = np.linalg.norm(states, axis=1, keepdims=True)
-    out: Hidden = states / np.where(lengths > 0, lengths, np.float32(1))
+    out: Hidden = (states / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return out
 
 

@@ -14,7 +14,7 @@ algorithm of Myers" (2001): a column of the table is two whole numbers, whose bi
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,13 +22,37 @@ import numpy as np
 
 from myna.errors import UserError
 from myna.metrics.intervals import RESAMPLES
+from myna.metrics.numerals import fold_numbers
 from myna.metrics.paired import Measure, measured_report, ratio
 from myna.metrics.report import Report, Score
 
 _BLOCK_WORDS, _FEWEST_BLOCKS, _SMALLEST_BLOCK = 350, 20, 5  # 350 words are about the 2 KB of `metrics/language.py`'s blocks
 _APOSTROPHES = "'\u2019\u02bc"
 _HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))  # ideographs, by Unicode's blocks
-_SIGNATURE = "case=folded|punctuation=dropped|numbers=as-written|width=NFKC|variants=kept"
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What is written in several ways and compared as one, beside what always is (case, width, punctuation)."""
+
+    numbers: bool = False
+    "123, 一百二十三 and one hundred and twenty-three."
+    to_simplified: Callable[[str], str] | None = None
+    "Traditional and simplified Chinese: what turns a text into the latter."
+
+    def __call__(self, text: str) -> str:
+        """Write a text in the one way."""
+        text = text if self.to_simplified is None else self.to_simplified(text)
+        return fold_numbers(text) if self.numbers else text
+
+    @property
+    def signature(self) -> str:
+        """Say how texts are compared."""
+        return (f"case=folded|punctuation=dropped|numbers={'digits' if self.numbers else 'as-written'}|width=NFKC"
+                f"|variants={'simplified' if self.to_simplified else 'kept'}")
+
+
+AS_WRITTEN = Folding()
 
 
 @dataclass(frozen=True)
@@ -51,13 +75,13 @@ class ErrorRate:
         return self.edits / self.length if self.length else float("inf") if self.edits else 0.0
 
 
-def normalize_words(text: str) -> list[str]:
+def normalize_words(text: str, folding: Folding = AS_WRITTEN) -> list[str]:
     """Cut a text into the words that are compared: NFKC (full-width forms folded), lower case, punctuation dropped.
 
-    An apostrophe inside a word stays (don't), a hyphen parts words, numbers stay as they are written (10 is not ten), and each Chinese
-    character is a word. Traditional and simplified forms stay different.
+    An apostrophe inside a word stays (don't), a hyphen parts words, and each Chinese character is a word. Numbers (10 is not ten) and
+    traditional forms stay as they are written unless `folding` says otherwise.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = folding(unicodedata.normalize("NFKC", text).casefold())
     out = []
     for place, character in enumerate(folded):
         before, after = folded[place - 1 : place], folded[place + 1 : place + 2]
@@ -72,19 +96,19 @@ def normalize_words(text: str) -> list[str]:
     return "".join(out).split()
 
 
-def normalize_characters(text: str) -> list[str]:
+def normalize_characters(text: str, folding: Folding = AS_WRITTEN) -> list[str]:
     """Cut a text into the characters that are compared: those of `normalize_words`, without what lies between the words."""
-    return [character for word in normalize_words(text) for character in word]
+    return [character for word in normalize_words(text, folding) for character in word]
 
 
-def word_error_rate(reference: str, hypothesis: str) -> ErrorRate:
+def word_error_rate(reference: str, hypothesis: str, folding: Folding = AS_WRITTEN) -> ErrorRate:
     """Count the edits between the words of two texts, normalised by `normalize_words`."""
-    return count_edits(normalize_words(reference), normalize_words(hypothesis))
+    return count_edits(normalize_words(reference, folding), normalize_words(hypothesis, folding))
 
 
-def character_error_rate(reference: str, hypothesis: str) -> ErrorRate:
+def character_error_rate(reference: str, hypothesis: str, folding: Folding = AS_WRITTEN) -> ErrorRate:
     """Count the edits between the characters of two texts, normalised by `normalize_characters`: the measure for Chinese."""
-    return count_edits(normalize_characters(reference), normalize_characters(hypothesis))
+    return count_edits(normalize_characters(reference, folding), normalize_characters(hypothesis, folding))
 
 
 def count_edits(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorRate:
@@ -141,27 +165,37 @@ def _table(wanted: Sequence[Hashable], given: Sequence[Hashable]) -> tuple[list[
     return rises, falls
 
 
-def speech_report(references: Sequence[str], hypotheses: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Report:
+def speech_report(references: Sequence[str], hypotheses: Sequence[str], resamples: int = RESAMPLES, seed: int = 0,
+                  folding: Folding = AS_WRITTEN) -> Report:
     """Score transcripts against what was said, each with a 95 % interval by the bootstrap over blocks of reference words.
 
     Raises UserError when the references have fewer than two blocks of words.
     """
     metrics: dict[str, Score] = {}
     for name, normalize in (("word_error_rate", normalize_words), ("character_error_rate", normalize_characters)):
-        pairs = [(normalize(reference), normalize(hypothesis)) for reference, hypothesis in zip(references, hypotheses, strict=True)]
+        pairs = [(normalize(reference, folding), normalize(hypothesis, folding))
+                 for reference, hypothesis in zip(references, hypotheses, strict=True)]
         length = sum(len(reference) for reference, _ in pairs)
-        size = max(_SMALLEST_BLOCK, min(_BLOCK_WORDS, length // _FEWEST_BLOCKS))
-        rows = np.array([row for reference, hypothesis in pairs for row in _blocks(reference, hypothesis, size)]).reshape(-1, 2)
+        size = block_words(length)
+        rows = np.array([row for reference, hypothesis in pairs for row in count_blocks(reference, hypothesis, size)]).reshape(-1, 2)
         if len(rows) < 2:
             raise UserError(f"a reference of {length} words", f"at least {2 * _SMALLEST_BLOCK}, for an interval", "give more speech")
         unit = "word" if name.startswith("word") else "character"
-        signature = f"{name}|per={unit}|{_SIGNATURE}|bootstrap={resamples}|block={size}{unit}s|seed={seed}|v1"
+        signature = f"{name}|per={unit}|{folding.signature}|bootstrap={resamples}|block={size}{unit}s|seed={seed}|v1"
         metrics |= measured_report({name: Measure(rows, ratio, signature, lower_is_better=True)}, "", resamples, seed).metrics
     return Report(metrics)
 
 
-def _blocks(reference: Sequence[str], hypothesis: Sequence[str], size: int) -> list[tuple[int, int]]:
-    """Return (edits, length) of each block of the reference; the last takes what would be less than half of one."""
+def block_words(length: int) -> int:
+    """Return how many words, or characters, of a reference of `length` make a block of the bootstrap."""
+    return max(_SMALLEST_BLOCK, min(_BLOCK_WORDS, length // _FEWEST_BLOCKS))
+
+
+def count_blocks(reference: Sequence[str], hypothesis: Sequence[str], size: int) -> list[tuple[int, int]]:
+    """Return (edits, length) of each block of the reference; the last takes what would be less than half of one.
+
+    Raises UserError when the reference is empty and the hypothesis is not.
+    """
     if not reference:
         if hypothesis:
             raise UserError("a reference without words", "what was said", "leave a recording without speech out")

@@ -13,8 +13,9 @@ V vocabulary
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,11 @@ class Transcript:
         return "".join(segment.text for segment in self.segments).strip()
 
 
-def transcribe(model: Whisper, tokenizer: Tokenizer, samples: npt.NDArray[np.float32], options: TranscribeOptions) -> Transcript:
+def transcribe(model: Whisper, tokenizer: Tokenizer, samples: npt.NDArray[np.float32], options: TranscribeOptions,
+               advance: Callable[[float], None] | None = None) -> Transcript:
     """Write down what is said in mono samples at 16,000 Hz, of any length.
+
+    advance: told the seconds of sound that are done; without it progress is shown.
 
     Raises UserError when the model writes no times or does not know the language.
     """
@@ -78,7 +82,7 @@ def transcribe(model: Whisper, tokenizer: Tokenizer, samples: npt.NDArray[np.flo
                         "restore its generation_config.json")
     window, found = model.max_columns * HOP, Transcript(seconds=len(samples) / RATE)
     prompt: list[int] = []
-    with track("transcribing", found.seconds, "s") as advance:
+    with contextlib.nullcontext(advance) if advance else track("transcribing", found.seconds, "s") as told:
         at = 0
         while at < len(samples):
             part = samples[at : at + window]
@@ -95,7 +99,7 @@ def transcribe(model: Whisper, tokenizer: Tokenizer, samples: npt.NDArray[np.flo
             else:
                 found.silent_seconds += moved / RATE
             at += moved
-            advance(moved / RATE)
+            told(moved / RATE)
     return found
 
 

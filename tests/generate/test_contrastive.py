@@ -68,7 +68,7 @@ def tokens(model: Any, prompt: list[int], alpha: float, k: int, count: int) -> l
 @pytest.mark.parametrize("model_type", ["qwen3", "gpt2"])
 def test_a_decoder_writes_what_the_twin_writes_with_transformers_states(model_type: str, tmp_path: Path) -> None:
     texts = set()
-    for seed in range(3):
+    for seed in range(2):
         model = decoder(seed, model_type=model_type)
         save_model(model, tmp_path / str(seed), None)
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / str(seed)).eval()
@@ -78,11 +78,11 @@ def test_a_decoder_writes_what_the_twin_writes_with_transformers_states(model_ty
                 out = theirs(torch.tensor([ids]), output_hidden_states=True)
             return out.logits[0, -1].double().numpy(), out.hidden_states[-1][0].double().numpy()
 
-        for alpha, k in ((0.6, 4), (0.3, 2), (1.0, 6), (1e-9, 5)):
-            got = tokens(model, [3, 1, 4], alpha, k, 12)
-            assert got == twin(read, [3, 1, 4], alpha, k, 12), (seed, alpha, k)
+        for alpha, k in ((0.6, 4), (0.3, 2), (1e-9, 3)):
+            got = tokens(model, [3, 1, 4], alpha, k, 6)
+            assert got == twin(read, [3, 1, 4], alpha, k, 6), (seed, alpha, k)
             texts.add(tuple(got))
-    assert len(texts) > 6  # alpha and k matter
+    assert len(texts) > 3  # alpha and k matter
 
 
 def test_recurrent_models_mixtures_and_int8_show_their_states_as_well() -> None:
