@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -42,11 +43,11 @@ def test_documents_are_indexed_found_added_and_removed(tmp_path: Path, capsys: p
     added = run(capsys, "index", texts, "--out", tmp_path / "index")
     assert (added["files"], added["documents"], added["total_files"]) == (2, 2, 2)
     for query, name in (("a sparrow", "b.md"), ("螺號", "a.txt")):
-        hits = run(capsys, "search", tmp_path / "index", query)["hits"]
+        hits = run(capsys, "search", tmp_path / "index", query)["results"][0]["hits"]
         assert Path(hits[0]["file"]).name == name and hits[0]["score"] > 0
     (texts / "c.txt").write_text("A wren in the hedge.")
     assert run(capsys, "index", texts, "--out", tmp_path / "index")["unchanged"] == 2
-    assert {Path(hit["file"]).name for hit in run(capsys, "search", tmp_path / "index", "hedge")["hits"]} == {"b.md", "c.txt"}
+    assert {Path(hit["file"]).name for hit in run(capsys, "search", tmp_path / "index", "hedge")["results"][0]["hits"]} == {"b.md", "c.txt"}
     assert run(capsys, "index", "--out", tmp_path / "index", "--remove", texts / "b.md")["removed"] == 1
     assert [Path(name).name for name in run(capsys, "index", "--out", tmp_path / "index", "--list")["files"]] == ["a.txt", "c.txt"]
     assert main(["search", str(tmp_path / "index"), "hedge"]) == 0
@@ -58,10 +59,10 @@ def test_documents_are_indexed_found_added_and_removed(tmp_path: Path, capsys: p
 def test_vectors_are_those_of_the_encoder_and_another_is_refused(tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = write_topics(tmp_path / "texts", 6)
     run(capsys, "index", texts, "--out", tmp_path / "index", "--encoder", encoder, "--passage-bytes", 200)
-    passage = run(capsys, "search", tmp_path / "index", "statement", "--mode", "lexical", "--k", 1)["hits"][0]["text"]
-    found = run(capsys, "search", tmp_path / "index", passage, "--mode", "dense", "--k", 1)["hits"][0]
+    passage = run(capsys, "search", tmp_path / "index", "statement", "--mode", "lexical", "--k", 1)["results"][0]["hits"][0]["text"]
+    found = run(capsys, "search", tmp_path / "index", passage, "--mode", "dense", "--k", 1)["results"][0]["hits"][0]
     assert found["text"] == passage and found["score"] == pytest.approx(1, abs=0.01)  # float16
-    assert run(capsys, "search", tmp_path / "index", passage)["hits"]
+    assert run(capsys, "search", tmp_path / "index", passage)["results"][0]["hits"]
     weights = (encoder / "model.safetensors").read_bytes()
     (encoder / "model.safetensors").write_bytes(weights[:-4] + b"\x00\x00\x00\x00")
     try:
@@ -78,8 +79,8 @@ def test_a_recipe_and_flags_that_win(tmp_path: Path, encoder: Path, capsys: pyte
     run(capsys, "index", texts, "--out", tmp_path / "index", "--recipe", recipe, "--passage-bytes", 200)
     shown = run(capsys, "show", tmp_path / "index")
     assert (shown["kind"], shown["files"], shown["passage_bytes"], shown["encoder"]) == ("index", 6, 200, str(encoder))
-    assert len(run(capsys, "search", tmp_path / "index", "the statement", "--recipe", recipe)["hits"]) == 2
-    assert len(run(capsys, "search", tmp_path / "index", "the statement", "--recipe", recipe, "--k", 3)["hits"]) == 3
+    assert len(run(capsys, "search", tmp_path / "index", "the statement", "--recipe", recipe)["results"][0]["hits"]) == 2
+    assert len(run(capsys, "search", tmp_path / "index", "the statement", "--recipe", recipe, "--k", 3)["results"][0]["hits"]) == 3
     recipe.write_text("passage_byte = 300\n")
     assert main(["index", str(texts), "--out", str(tmp_path / "other"), "--recipe", str(recipe)]) == 2
     assert "did you mean passage_bytes" in capsys.readouterr().err
@@ -130,6 +131,22 @@ def test_nothing_is_left_of_an_index_that_could_not_be_made(tmp_path: Path) -> N
     with pytest.raises(UserError, match="binary data"):
         make_index(tmp_path / "index", [tmp_path / "noise.txt"], IndexOptions())
     assert not (tmp_path / "index").exists()
+
+
+def test_several_questions_from_arguments_input_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("The heron stands in the river.")
+    (tmp_path / "b.txt").write_text("鸚鵡螺號潛入深海。")
+    make_index(tmp_path / "index", [tmp_path / "a.txt", tmp_path / "b.txt"], IndexOptions())
+    (tmp_path / "q.txt").write_text("螺號\n\nheron\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("river\n \n深海\r\n"))
+    found = run(capsys, "search", tmp_path / "index", "xyzzy", "-", "--file", tmp_path / "q.txt")
+    assert [(row["query"], [Path(hit["file"]).name for hit in row["hits"]]) for row in found["results"]] == [
+        ("xyzzy", []), ("river", ["a.txt"]), ("深海", ["b.txt"]), ("螺號", ["b.txt"]), ("heron", ["a.txt"])]
+    assert main(["search", str(tmp_path / "index"), "heron", "螺號"]) == 0
+    assert capsys.readouterr().out.startswith("== heron\n1. ")
+    assert main(["search", str(tmp_path / "index")]) == 2
+    assert "no question was given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("argv", "said"), [
