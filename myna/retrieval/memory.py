@@ -99,7 +99,7 @@ def _likeness(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> float
     return 1 - count_edits(one, other) / longer if longer else 1.0
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
+@njit(nogil=True)
 def count_edits(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> int:
     """Count the units to insert, delete or replace to make one text of another (Levenshtein 1966)."""
     row = np.arange(len(other) + 1)

@@ -65,6 +65,10 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
                 from myna.roads.summarize import tune_summarizer
 
                 return tune_summarizer(name, given, out, recipe, clock)
+            case "translate":
+                from myna.roads.translate import tune_translator
+
+                return tune_translator(name, given, out, recipe, clock)
             case "language":
                 from myna.roads.language import tune_language
 

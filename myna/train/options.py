@@ -80,8 +80,9 @@ class TrainOptions:
 class TuneOptions:
     """What the user decides of a tuning."""
 
-    task: Literal["language", "classify", "tag", "complete", "summarize"] = "language"
-    "What is learned: language (text, answers), classify and tag (labels of texts, of words), complete (bodies of functions), summarize."
+    task: Literal["language", "classify", "tag", "complete", "summarize", "translate"] = "language"
+    "What is learned: language (text, answers), classify and tag (labels of texts, of words), complete (bodies of functions), summarize, "
+    "translate (pairs of a text and its translation)."
     minutes: float = 10.0
     "Time for everything, from reading the rows to writing the report."
     steps: int | None = None
@@ -103,9 +104,11 @@ class TuneOptions:
     micro_tokens: int = 512
     "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
     max_epochs: float = 3.0
-    "Passes over the rows at most: a usual number, not measured; time beyond that is given back."
+    "Passes over the rows at most: a usual number, not measured; time beyond that is given back. A translator from nothing takes more."
     precision: Literal["bfloat16", "float32"] | None = None
     "Type of the products, and of what LoRA freezes; what is trained is kept in float32. none: bfloat16 where it is the faster here."
+    model_type: Literal["t5", "attention_rnn"] = "t5"
+    "A translator from nothing: t5 (a Transformer) or attention_rnn (a GRU that looks back at the source)."
     merge: bool = False
     "LoRA: write the merged whole model too, in DIR/merged."
     unrelated: Path | None = None
