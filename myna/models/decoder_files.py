@@ -8,6 +8,7 @@ change what is computed and that this decoder does not know is refused.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ _SCALING = {"default": (), "linear": ("factor",),
             "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}
 
 
-def load_decoder(folder: Path, config: dict[str, Any]) -> Decoder:
-    """Open a directory of one of the styles, whoever wrote it."""
+def load_decoder(folder: Path, config: dict[str, Any], head: tuple[str, ...] = ()) -> Decoder:
+    """Open a directory of one of the styles, whoever wrote it.
+
+    head: names of weights of a task's head that the caller reads, which stands in the place of lm_head.
+    """
     shape = read_decoder_config(folder / "config.json", config)
+    if head:
+        shape = dataclasses.replace(shape, tie_word_embeddings=True)
     whole_context = config.get("n_positions" if shape.model_type == "gpt2" else "max_position_embeddings")
     if shape.max_position_embeddings != whole_context:
         say(f"{folder}: its layers look back {shape.max_position_embeddings:,} tokens; that many it takes, not {whole_context:,}")
@@ -44,7 +50,7 @@ def load_decoder(folder: Path, config: dict[str, Any]) -> Decoder:
     buffers = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # causal masks and frequencies, which older files hold
 
     def ignored(name: str) -> bool:
-        return name.endswith(buffers) or (name == "lm_head.weight" and shape.tie_word_embeddings)
+        return name in head or name.endswith(buffers) or (name == "lm_head.weight" and shape.tie_word_embeddings)
 
     return fill_model(Decoder, shape, folder, decoder_places, ignored,
                       lambda name: name if name.startswith((root, "lm_head.")) else root + name)

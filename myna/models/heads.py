@@ -1,11 +1,12 @@
-"""A neural classifier: a body that reads the text (encoder, RNN, LSTM, GRU) and a head that scores the labels.
+"""A neural classifier: a body that reads the text (encoder, decoder, RNN, LSTM, GRU) and a head that scores the labels.
 
-Encoders have the heads, names and files of Hugging Face's `BertForSequenceClassification` and its kin, so they open in `transformers`
-and what it saves opens here: the first token's state, through a dense layer and tanh, then a matrix. Recurrent bodies are Myna's own:
-the largest and the mean of the states of every position, side by side, then a matrix.
+Encoders and decoders have the heads, names and files of Hugging Face's `BertForSequenceClassification`, `LlamaForSequenceClassification`
+and their kin, so they open in `transformers` and what it saves opens here. An encoder gives the first token's state, through a dense
+layer and tanh, then a matrix; a decoder the last token's, the only one that has seen the whole text, then a matrix. Recurrent bodies
+are Myna's own: the largest and the mean of the states of every position, side by side, then a matrix.
 
-Source: Devlin et al. 2019, "BERT", section 4.1; pooling of a recurrent body: Howard and Ruder 2018, "Universal Language Model Fine-tuning
-for Text Classification", section 3.3.
+Source: Devlin et al. 2019, "BERT", section 4.1; Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training",
+section 3.2; pooling of a recurrent body: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", 3.3.
 
     model = TextClassifier(body, ["bad", "good"], several=False, seed=0)
     model.scores(torch.tensor([[5, 3, 9]]))                      # (1, 2)
@@ -18,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,13 @@ from torch import Tensor, nn
 from myna.errors import UserError
 from myna.files import read_json, write_atomic, write_json
 from myna.formats.weights import open_weights
+from myna.models.decoder import Decoder
+from myna.models.decoder_files import decoder_places, load_decoder, write_decoder_config
 from myna.models.directory import choice, fill_model, gather_tensors, whole
 from myna.models.encoder import Affine, Encoder
 from myna.models.encoder_files import encoder_places, load_encoder, write_encoder_config
+from myna.models.families import family_of
+from myna.models.layers import Linear
 from myna.models.linear import describe_labels, read_label_names
 from myna.models.recurrent import Recurrent
 from myna.models.recurrent_files import read_recurrent_config, recurrent_places, write_recurrent_config
@@ -39,15 +44,20 @@ from myna.tokenizer.tokenizer import Tokenizer
 
 _PARTS = {  # of the head, by the body's model_type: our names and those of the file
     "bert": {"out": "classifier"}, "albert": {"out": "classifier"}, "roberta": {"dense": "classifier.dense", "out": "classifier.out_proj"},
-    "rnn": {"out": "classifier"}, "lstm": {"out": "classifier"}, "gru": {"out": "classifier"}}
-_NAMES = {"bert": "Bert", "roberta": "Roberta", "albert": "Albert"}
+    **{kind: {"out": "classifier"} for kind in ("rnn", "lstm", "gru")},
+    **{kind: {"out": "score"} for kind in ("llama", "mistral", "qwen2", "qwen3", "gpt2")}}
+_NAMES = {"bert": "Bert", "roberta": "Roberta", "albert": "Albert", "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2",
+          "qwen3": "Qwen3", "gpt2": "GPT2"}  # in the names of transformers' classes
 _ROWS = 64  # texts at a time
+
+_Layer = TypeVar("_Layer", bound=nn.Linear)
 
 
 class TextClassifier(nn.Module):
     """A body and a head that the training loop can train (`Trainable`)."""
 
-    def __init__(self, body: Encoder | Recurrent, labels: Sequence[str], several: bool, dropout: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, body: Encoder | Decoder | Recurrent, labels: Sequence[str], several: bool, dropout: float = 0.1,
+                 seed: int = 0) -> None:
         """Put a head of small random weights on a body, whose other heads are taken off."""
         super().__init__()
         self.kind: str = body.config.model_type
@@ -62,14 +72,22 @@ class TextClassifier(nn.Module):
             body.config = dataclasses.replace(body.config, masked_head=False, pair_head=False, pooler=wants_pooler)
             width = body.config.hidden_size
             self.dense = None if wants_pooler else _begin(Affine(width, width), generator)
+        elif isinstance(body, Decoder):
+            body.lm_head = None
+            body.config = dataclasses.replace(body.config, tie_word_embeddings=True)
+            width, self.dense = body.config.hidden_size, None
         else:
             width, self.dense = 2 * body.config.outputs, None
         self.body = body
-        self.out = _begin(Affine(width, len(labels)), generator)
+        self.out = _begin(Linear(width, len(labels)) if isinstance(body, Decoder) else Affine(width, len(labels)), generator)
 
     def scores(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score every label: ids and mask (B, T), 1 at text, to (B, K) float32."""
         mask = torch.ones_like(ids) if mask is None else mask
+        if isinstance(self.body, Decoder):  # what follows the last token is padding, which no token before it sees
+            hidden = self.body.hidden(ids, self.body.config.dropout if self.training else 0.0)
+            state = self.body.norm.scale(hidden[torch.arange(len(ids)), mask.sum(1) - 1])
+            return self._score(state)
         hidden = self.body.encode(ids, mask)  # (B, T, C)
         if isinstance(self.body, Encoder):
             state = self._drop(hidden[:, 0]) if self.dense is not None else self.body.pool(hidden[:, 0])
@@ -78,6 +96,9 @@ class TextClassifier(nn.Module):
             text = mask[..., None].to(hidden.dtype)
             largest = hidden.masked_fill(text == 0, torch.finfo(hidden.dtype).min).amax(1)
             state = torch.cat((largest, (hidden * text).sum(1) / text.sum(1)), -1)  # (B, 2 C)
+        return self._score(state)
+
+    def _score(self, state: Tensor) -> Tensor:
         out: Tensor = self.out(self._drop(state)).float()
         return out
 
@@ -103,9 +124,10 @@ class TextClassifier(nn.Module):
         return {"label": (F.cross_entropy(scores, batch["labels"], reduction="sum"), 1.0)}, carry
 
 
-def _begin(layer: Affine, generator: torch.Generator) -> Affine:
+def _begin(layer: _Layer, generator: torch.Generator) -> _Layer:
     nn.init.normal_(layer.weight, std=0.02, generator=generator)  # as Devlin et al. 2019
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -149,7 +171,7 @@ class Neural:
         return out
 
     def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors and the tokenizer, of an encoder as `transformers` reads them."""
+        """Write config.json, model.safetensors and the tokenizer, of encoders and decoders as `transformers` reads them."""
         from safetensors.torch import save
 
         model, body = self.model, self.model.body
@@ -158,17 +180,26 @@ class Neural:
             written, places = write_encoder_config(body.config), encoder_places(body.config)
             written |= {"architectures": [f"{_NAMES[model.kind]}ForSequenceClassification"],
                         "classifier_dropout" if model.kind != "albert" else "classifier_dropout_prob": model.dropout}
+        elif isinstance(body, Decoder):
+            written, places = write_decoder_config(body.config), decoder_places(body.config)
+            written |= {"architectures": [f"{_NAMES[model.kind]}ForSequenceClassification"], "classifier_dropout": model.dropout,
+                        "eos_token_id": body.separator_id,
+                        "pad_token_id": body.separator_id if self.tokenizer.pad_id is None else self.tokenizer.pad_id}
         else:
             written, places = write_recurrent_config(body.config), recurrent_places(body.config)
             written |= {"architectures": ["RecurrentForSequenceClassification"], "classifier_dropout": model.dropout,
                         "eos_token_id": body.separator_id}
         tensors = gather_tensors(body, places)
-        for ours, theirs in _PARTS[model.kind].items():
-            tensors |= {f"{theirs}.{name}": part.detach().contiguous() for name, part in model.get_submodule(ours).named_parameters()}
+        tensors |= self._head_tensors()
         write_atomic(folder / "model.safetensors", save(tensors, {"format": "pt"}))
         write_json(folder / "config.json", {**written, **describe_labels(model.labels, model.several), "max_length": self.max_length,
                                             "pad_token_id": written.get("pad_token_id", self.tokenizer.pad_id), "dtype": "float32"})
         self.tokenizer.save(folder, self.max_length)
+
+    def _head_tensors(self) -> dict[str, Tensor]:
+        """Return the head's weights by the names of the file."""
+        return {f"{theirs}.{name}": part.detach().contiguous() for ours, theirs in _PARTS[self.model.kind].items()
+                for name, part in self.model.get_submodule(ours).named_parameters()}
 
     @classmethod
     def open(cls, folder: Path) -> Neural:
@@ -177,9 +208,12 @@ class Neural:
         config = read_json(path, _MOST_CONFIG)
         labels, several = read_label_names(path, config)
         kind: str = choice(path, config, "model_type", *_PARTS)
-        head = {f"{theirs}.{name}": (ours, name) for ours, theirs in _PARTS[kind].items() for name in ("weight", "bias")}
-        if kind in _NAMES:
-            body: Any = load_encoder(folder, config, tuple(head))
+        names = ("weight",) if family_of(kind) == "decoder" else ("weight", "bias")
+        head = {f"{theirs}.{name}": (ours, name) for ours, theirs in _PARTS[kind].items() for name in names}
+        if family_of(kind) == "decoder":
+            body: Any = load_decoder(folder, config, tuple(head))
+        elif kind in _NAMES:
+            body = load_encoder(folder, config, tuple(head))
             if kind != "roberta" and body.pooler is None:
                 raise UserError(f"{folder} lacks {kind}.pooler.dense.weight", "the weights of a classifier", "restore the directory")
         else:

@@ -25,6 +25,7 @@ from myna.console import say
 from myna.errors import UserError, shown
 from myna.files import read_json, write_json
 from myna.models.calibration import to_log_probs
+from myna.models.families import family_of
 from myna.models.linear import Linear
 from myna.models.pretrained import read_config
 
@@ -185,7 +186,7 @@ def open_scorer(folder: Path, config: Mapping[str, Any]) -> Scorer:
     match config.get("model_type"):
         case "linear":
             return Linear.open(folder)
-        case "bert" | "roberta" | "albert" | "rnn" | "lstm" | "gru" if _has_head(config):
+        case str() as kind if family_of(kind) in ("encoder", "decoder", "rnn", "lstm", "gru") and _has_head(config):
             from myna.models.heads import Neural
 
             return Neural.open(folder)

@@ -1,6 +1,7 @@
 """Train a neural classifier (see `myna.train.examples`): on a base that has learned to read, or from nothing.
 
-From nothing, a small GRU that reads in both directions: of characters where text has no spaces, else of pieces of words.
+Of an encoder or a recurrent base all weights are trained; of a decoder what `--method` says, by itself LoRA, merged in the end. From
+nothing, a small GRU that reads in both directions: of characters where text has no spaces, else of pieces of words.
 
     made = train_neural("new", material, Path("my-classifier"), TuneOptions(minutes=5), TrainOptions(), lambda: 200.0, {})
 
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file, save
 
 from myna.console import say
 from myna.errors import UserError
+from myna.files import write_atomic
 from myna.models.calibration import mean_loss
 from myna.models.families import family_of
 from myna.models.fetched import resolve_model
@@ -29,9 +32,11 @@ from myna.models.pretrained import load_model, read_config
 from myna.models.recurrent import Recurrent, RecurrentConfig
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import learn_tokenizer
-from myna.train.examples import RESERVED, Reader, Trainee, Work, fit, has_begun
+from myna.train.examples import RESERVED, ROWS, Reader, Trainee, Work, fit, has_begun
 from myna.train.loop import Batch
+from myna.train.lora import add_lora, load_adapter, merge_lora, save_adapter
 from myna.train.options import TrainOptions, TuneOptions
+from myna.train.tuning import RATES as METHOD_RATES
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +45,9 @@ _VOCABULARY, _LEAST_CHARACTERS = 8192, 3  # of a tokenizer made here, and how of
 _WIDTH, _DROPOUT = 96, 0.5  # of the GRU in each direction; of its states: half, as usual for small models on little text
 _LENGTHS = (64, 128, 256, 512)
 _FITTING = 0.95  # share of the texts that fit the length chosen
-_RATES = {"new": 3e-3, "encoder": 1e-4, "recurrent": 1e-3}  # AdamW's peak rates: usual values, not swept
+_RATES = {"new": 3e-3, "encoder": 1e-4, "recurrent": 1e-3, **METHOD_RATES}  # AdamW's peak rates: usual values, not swept
+_HEAD = "head.safetensors"  # of the rehearsal
+_LARGE, _FEW_ROWS = 50_000_000, 8  # weights, from which a step has few texts: one of 32 would take minutes on a processor
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,16 @@ def train_neural(base: str, material: Material, out: Path, options: TuneOptions,
         scores = put_to_use(model).score(material.valid_texts)
         return {"loss": mean_loss(scores, material.valid_targets, material.several), "accuracy": _accuracy(scores, material)}
 
-    reader = Reader([len(row) for row in rows], collate, options.seed)
+    reader = Reader([len(row) for row in rows], collate, options.seed, maker.rows)
     looked = float(reader.lengths.mean()) * len(material.valid_texts)
     work = Work(validate, lambda model: put_to_use(model).score(material.valid_texts[:2]), looked,
                 lambda per_token: 2 * per_token * looked * (1 + material.test / max(1, len(material.valid_texts))))
-    trainee = Trainee(f"{maker.kind} classifier", maker.make, lambda model, folder: put_to_use(model).save(folder),
-                      lambda folder: Neural.open(folder).model, maker.tokenizer, maker.length, _RATES[maker.source])
-    return put_to_use(fit(trainee, reader, work, out, options, train_options, left, kept))
+    trainee = Trainee(f"{maker.kind} classifier", maker.make, maker.save, maker.open,
+                      maker.tokenizer, maker.length, _RATES[maker.source])
+    model = fit(trainee, reader, work, out, options, train_options, left, kept)
+    if maker.source == "lora":
+        merge_lora(model.body)
+    return put_to_use(model)
 
 
 def _accuracy(scores: Array, material: Material) -> float:
@@ -112,13 +122,15 @@ class _Maker:
         else:
             self.folder = resolve_model(base)
             family = family_of(str(read_config(self.folder).get("model_type")))
-            if family not in ("encoder", "rnn", "lstm", "gru"):
+            if family not in ("encoder", "decoder", "rnn", "lstm", "gru"):
                 raise UserError(f"{base} holds a {family or 'model of an unknown family'}",
-                                "an encoder (minilm) or a recurrent model, or new for one from nothing", "choose another base")
+                                "an encoder (minilm), a decoder (smollm2), a recurrent model, or new for one from nothing",
+                                "choose another base")
             self.tokenizer = Tokenizer.open(self.folder)
-            self.source = "encoder" if family == "encoder" else "recurrent"
+            self.source = {"encoder": "encoder", "decoder": options.method}.get(str(family), "recurrent")
         body = self._body()
         self.kind: str = body.config.model_type
+        self.rows = _FEW_ROWS if sum(parameter.numel() for parameter in body.parameters()) > _LARGE else ROWS
         longest = getattr(body, "max_length", None) or _LENGTHS[-1]
         sample = list(material.texts[:2000])
         lengths = sorted(map(len, self.tokenizer.encode_inputs(sample)))
@@ -134,6 +146,36 @@ class _Maker:
 
     def make(self) -> TextClassifier:
         """Make the model, ready to be trained."""
-        model = TextClassifier(self._body(), self.material.labels, self.material.several, 0.1 if self.folder else _DROPOUT,
-                               self.options.seed)
-        return model.requires_grad_(True).train()
+        return self._head_on(self._body())
+
+    def _head_on(self, body: Any) -> TextClassifier:
+        """Put a head on a body, and what is trained of a decoder beside its matrices."""
+        model = TextClassifier(body, self.material.labels, self.material.several, 0.1 if self.folder else _DROPOUT, self.options.seed)
+        model.requires_grad_(True)
+        if self.source in ("lora", "head"):
+            body.requires_grad_(False)
+            if self.source == "lora":
+                alpha = 2.0 * self.options.rank if self.options.alpha is None else self.options.alpha
+                add_lora(body, self.options.rank, alpha, self.options.targets, self.options.seed)
+            else:
+                body.norm.requires_grad_(True)
+        return model.train()
+
+    def save(self, model: TextClassifier, folder: Path) -> None:
+        """Write a model of the rehearsal: whole, or with LoRA what was trained of it, since merging would change bits."""
+        if self.source != "lora":
+            Neural(model, self.tokenizer, self.length).save(folder)
+            return
+        assert self.folder is not None
+        save_adapter(model.body, folder, self.folder)
+        write_atomic(folder / _HEAD, save({name: part.detach() for name, part in model.out.named_parameters()}))
+        self.tokenizer.save(folder, self.length)
+
+    def open(self, folder: Path) -> TextClassifier:
+        """Open what `save` wrote."""
+        if self.source != "lora":
+            return Neural.open(folder).model
+        model = TextClassifier(self._body(), self.material.labels, self.material.several, 0.1, self.options.seed)
+        load_adapter(model.body, folder, self.folder)
+        model.out.load_state_dict(load_file(folder / _HEAD))
+        return model.requires_grad_(False).eval()

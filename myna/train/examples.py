@@ -37,7 +37,7 @@ from myna.train.rehearsal import Making, rehearse
 Array = npt.NDArray[Any]
 
 RESERVED = 6.0  # seconds for measuring, the report and the files at the end
-_ROWS, _BUCKET = 32, 50  # examples of a step; steps whose examples are sorted by length together
+ROWS, _BUCKET = 32, 50  # examples of a step; steps whose examples are sorted by length together
 _LEAST_TRAINING = 5.0  # seconds, below which training makes no sense
 
 
@@ -76,7 +76,7 @@ class Work:
 class Reader:
     """The examples of every step: a pure function of the seed and the step. In a pass every example comes once."""
 
-    def __init__(self, lengths: Sequence[int] | Array, collate: Callable[[Array], Batch], seed: int, rows: int = _ROWS) -> None:
+    def __init__(self, lengths: Sequence[int] | Array, collate: Callable[[Array], Batch], seed: int, rows: int = ROWS) -> None:
         """Take the length (N) of every example and what makes a batch of the numbers of some."""
         self.lengths, self.collate, self.seed, self.rows = np.asarray(lengths), collate, seed, rows
         self.per_pass = math.ceil(len(self.lengths) / rows)

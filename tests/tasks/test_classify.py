@@ -14,9 +14,12 @@ import torch
 import myna
 from myna.cli.main import main
 from myna.errors import UserError
+from myna.models.calibration import fit_temperature, mean_loss
+from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.encoder import Encoder, EncoderConfig
 from myna.models.heads import Neural, TextClassifier
 from myna.models.recurrent import Recurrent, RecurrentConfig
+from myna.roads.classify import Fitted, choose_members
 from myna.tasks.classify import Classifier, Member, is_classifier
 from myna.tokenizer.train import learn_tokenizer
 from tests.models.test_linear import WORDS, draw, one_hot
@@ -153,13 +156,18 @@ def test_a_damaged_task_is_refused(made: tuple[Path, Path], tmp_path: Path, chan
 
 # ---- neural ----
 
-def tiny(kind: str, vocab_size: int) -> Encoder | Recurrent:
+DECODERS = ["llama", "mistral", "qwen2", "qwen3", "gpt2"]
+
+
+def tiny(kind: str, vocab_size: int) -> Encoder | Decoder | Recurrent:
+    if kind in DECODERS:
+        return Decoder(DecoderConfig(vocab_size, 32, 2, head_dim=16, max_position_embeddings=40, model_type=kind), seed=1)
     if kind == "gru":
         return Recurrent(RecurrentConfig("gru", vocab_size, 8, 1, 16, bidirectional=True))
     return Encoder(EncoderConfig(vocab_size, 32, 2, model_type=kind, max_position_embeddings=40, pad_token_id=1), seed=1)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "albert", "gru"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "albert", "gru", *DECODERS])
 @pytest.mark.parametrize("several", [False, True])
 def test_a_neural_classifier_opens_as_it_was_saved_and_padding_changes_nothing(tmp_path: Path, kind: str, several: bool) -> None:
     tokenizer = learn_tokenizer(draw(50)[0], 512)
@@ -177,9 +185,12 @@ def test_a_neural_classifier_opens_as_it_was_saved_and_padding_changes_nothing(t
         transformers = pytest.importorskip("transformers")
         theirs, info = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        ids = torch.tensor([tokenizer.encode_inputs([texts[1]])[0]])
+        rows = tokenizer.encode_inputs(texts)
+        width, pad = max(map(len, rows)), theirs.config.pad_token_id
+        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         with torch.no_grad():
-            np.testing.assert_allclose(theirs.eval()(ids).logits.numpy(), after.score([texts[1]]), atol=1e-5)
+            np.testing.assert_allclose(theirs.eval()(ids, attention_mask=mask).logits.numpy(), after.score(texts), atol=1e-5)
         assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
         assert theirs.config.problem_type.startswith("multi" if several else "single")
         theirs.save_pretrained(tmp_path / "theirs")
@@ -206,7 +217,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest.C
     from myna.train.examples import Reader
 
     words = ["tune", "new", write_rows(tmp_path / "rows.jsonl", 200), "--task", "classify", "--steps", "6", *GENTLE,
-             "--train.checkpoint-seconds", checkpoints]
+             "--train.checkpoint-seconds", checkpoints, "--test", write_rows(tmp_path / "test.jsonl", 33, seed=5)]
     assert run(*words, "--out", tmp_path / "whole", capsys=capsys)[0] == 0
     with monkeypatch.context() as patch:
         read = Reader.read
@@ -221,6 +232,27 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, capsys: pytest.C
     assert run("tune", "--resume", "--out", tmp_path / "cut", capsys=capsys)[0] == 0
     for name in ("model.safetensors", "task.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert json.loads((tmp_path / "cut" / "report.json").read_text())["texts"] == 33  # the test part that was given apart
+
+
+@pytest.mark.parametrize(("kind", "method"), [("llama", "lora"), ("gpt2", "lora"), ("qwen3", "full"), ("llama", "head")])
+def test_a_decoder_is_a_base(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, method: str) -> None:
+    from myna.models.pretrained import load_model, save_model
+
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    tokenizer = learn_tokenizer([*draw(50)[0], "今天天气很好"], 512)
+    save_model(tiny(kind, tokenizer.vocab_size), tmp_path / "base", tokenizer.pad_id)
+    tokenizer.save(tmp_path / "base")
+    code, _, err = run("tune", tmp_path / "base", rows, "--task", "classify", "--steps", "60", "--method", method,
+                       "--out", tmp_path / "model", "--learning-rate", "0.02", "--train.validations", "1", *GENTLE, capsys=capsys)
+    assert code == 0 and f"{kind} classifier: accuracy" in err
+    folder = next(one for one in (tmp_path / "model", tmp_path / "model" / "neural") if "ForSeq" in (one / "config.json").read_text())
+    model = Neural.open(folder)
+    before = dict(load_model(tmp_path / "base").named_parameters())
+    changed = {name for name, value in model.model.body.named_parameters() if not torch.equal(value, before[name])}
+    expected = {"head": lambda name: name.startswith("norm"), "lora": lambda name: name.endswith("proj.weight"), "full": lambda name: True}
+    assert changed and all(expected[method](name) for name in changed)
+    assert myna.load(tmp_path / "model").classify(["今天天气很好"])[0].label in WORDS
 
 
 def test_an_encoder_is_a_base_and_other_families_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,3 +291,43 @@ def test_members_are_added_with_their_weights() -> None:
     both = Classifier([Member(".", Fixed(1, 0), 2.0), Member("linear", Fixed(0, 1), 0.5)])
     assert np.exp(both.log_probs(["x", "y"])) == pytest.approx(np.tile([1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))], (2, 1)))
     assert one_hot(np.array([1]), 2).tolist() == [[0, 1]]
+
+
+def fitted(name: str, scores: np.ndarray, targets: np.ndarray) -> Fitted:
+    temperature = fit_temperature(scores, targets, False)
+    return Fitted(name, object(), scores, temperature, mean_loss(scores / temperature, targets, False), 0.0)
+
+
+@pytest.mark.parametrize(("count", "helps", "asked", "taken"), [
+    (2000, True, False, ["both"]), (2000, False, False, ["linear"]), (2000, False, True, ["neural"]), (20, True, False, ["linear"]),
+    (20, True, True, ["neural"]), (2, True, False, ["linear"])])
+def test_more_than_the_simpler_model_is_taken_only_where_it_is_better_by_more_than_chance(
+        monkeypatch: pytest.MonkeyPatch, count: int, helps: bool, asked: bool, taken: list[str]) -> None:
+    monkeypatch.setattr("myna.roads.classify.Member", lambda folder, model, weight: (folder, model))
+    rng = np.random.default_rng(3)
+    targets = np.eye(2)[rng.integers(0, 2, count)]
+    signal = 1.6 * targets - 0.8
+    linear = fitted("linear", signal + rng.normal(0, 1, (count, 2)), targets)
+    neural = fitted("neural", signal + (rng.normal(0, 1, (count, 2)) if helps else linear.scores - signal), targets)
+    members, why = choose_members(linear, neural, targets, False, asked)
+    found = ["both"] if len(members) == 2 else [one.name for one in (linear, neural) if one.model is members[0][1]]
+    assert found == taken and ("both are used" in why) == (taken == ["both"])
+
+
+def test_a_neural_model_that_is_far_better_is_taken_alone_and_one_far_worse_is_not() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.eye(2)[rng.integers(0, 2, 400)]
+    good, bad = fitted("good", 8 * targets, targets), fitted("bad", rng.normal(0, 1, (400, 2)), targets)
+    for linear, neural, asked in ((bad, good, False), (good, bad, True)):
+        [member], why = choose_members(linear, neural, targets, False, asked)
+        assert member.model is good.model and "the good alone is used" in why
+
+
+def test_texts_that_are_cut_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = learn_tokenizer([*draw(50)[0], "从前有一只鸟"], 512)
+    model = TextClassifier(tiny("gru", tokenizer.vocab_size), ["a", "b"], False, seed=2).requires_grad_(False).eval()
+    Neural(model, tokenizer, 8).save(tmp_path)
+    for _ in range(2):
+        code, _, err = run("classify", tmp_path, "从前有一只鸟" * 9, "鸟", "great " * 40, capsys=capsys)
+        assert code == 0 and "2 of 3 texts have more than 8 tokens: their beginning was read" in err
+    assert run("classify", tmp_path, "鸟", capsys=capsys)[2] == ""
