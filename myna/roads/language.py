@@ -227,7 +227,8 @@ class Tuning:
         """Choose, from the time there is and the speed of a forward pass, how much is labelled and measured."""
         per_token = time_forward(model)
         left = None if self.options.steps is not None else self.options.minutes * 60 - self.clock.seconds
-        most = math.inf if left is None else max(0.0, left) * _MEASURING / per_token
+        share = _MEASURING if self.task is None else _MEASURING / 2  # a task has a measure of its own
+        most = math.inf if left is None else max(0.0, left) * share / per_token
         look = math.inf if left is None else max(0.0, left) * _LOOKING / per_token
         enough = None if left is None else int(max(4096.0, left / (2 * per_token)))  # learning takes at least twice a forward pass
         return {"per_token": per_token, "test": int(min(_TEST, 0.5 * most)), "unrelated": int(min(_UNRELATED, 0.25 * most)),

@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 20  # of task.json: an instruction takes a line
 _LONGEST_INSTRUCTION = 4000  # characters
 MOST_TOKENS = 4096  # to write, and of a source
 _ROWS, _ROW_TOKENS = 16, 8192  # prompts written at once, and tokens of them: what they keep in memory
-_BYTES_OF_TOKEN = 16  # of text that are looked at for each token of room: more is never needed, as no usual text has longer tokens
+_BYTES_OF_TOKEN = 8  # of text that are looked at for each token of room: a text of longer ones gives chunks that are not quite full
 
 
 @dataclass(frozen=True)
