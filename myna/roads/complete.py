@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,10 @@ PROMPTS = ("prompt", "code", "source", "input", "instruction")
 BODIES = ("completion", "body", "response", "output", "target")
 MODULE = "module"  # the column that says where a function stands
 _INDENT = 4  # spaces given to a body that has none
-_MAX_TOKENS = 128  # written for each function that is measured: three of four bodies in Python's library are shorter
+_MAX_TOKENS = 96  # written for each function that is measured: two of three bodies in Python's library are shorter
 _ORDER = 5  # own choice: the longest n-gram that is tried
 _SHARE, _FEWEST, _MOST = 0.3, 16, 96  # of the time that is left, for measuring; functions measured at least and at most: own choice
-_SLOWER = 1.6  # times as long as a step of the 20 answers that were timed takes one of `ROWS` rows
+_TIMED_ROWS = 20  # answers whose steps were timed, at most: a step of more rows takes longer by as much
 
 
 def tune_completer(base: str, given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock) -> Report:
@@ -118,9 +119,16 @@ class CompleteTask:
         there = min(_MOST, len(self.parts["test"]))
         if left is None:
             return {"sources": min(there, _FEWEST), "seconds": 0.0}
-        each = 2 * _MAX_TOKENS * per_step * _SLOWER
-        batches = int(_SHARE * left / each)
-        return {"sources": min(there, batches * ROWS) if batches else min(there, _FEWEST), "seconds": max(1, batches) * each}
+        assert self._tokenizer is not None
+        texts = [pair.source + pair.target for pair in self.parts["test"][:_MOST]]
+        tokens = sum(map(len, self._tokenizer.encode_batch(texts))) / len(texts)
+
+        def seconds(count: int) -> float:  # by the tuned model and by its base
+            rows = min(count, ROWS)
+            return 2 * (_MAX_TOKENS * per_step * max(1.0, rows / _TIMED_ROWS) * math.ceil(count / rows) + count * tokens * per_token)
+
+        sources = max((count for count in range(ROWS, there + 1, ROWS) if seconds(count) <= _SHARE * left), default=min(there, _FEWEST))
+        return {"sources": sources, "seconds": seconds(sources)}
 
     def measure(self, model: Any, sources: int) -> Measured:
         """Write the bodies of held-out functions and judge them."""
