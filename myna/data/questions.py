@@ -63,6 +63,16 @@ class Question:
         return hash_text(f"{self.question}\0{self.passage}")
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """A few sentences beside a question, and the characters of them that answer it, or -1 and -1."""
+
+    question: str
+    text: str
+    start: int
+    end: int
+
+
 @dataclass
 class QuestionReading:
     """What was read, and what is to be said of it."""

@@ -88,8 +88,10 @@ def _decide(answerer: Answerer, question: Question, found: Sequence[Evidence], o
     if choice is None:
         return Given("", "", "", "", 0.0, False, ranked)
     confidence = answerer.confidence(choice)
-    return Given(*answerer.word(choice), choice.quote, choice.evidence.hit.text, confidence,
-                 confidence >= answerer.threshold, ranked)
+    text, how, sentence = answerer.word(choice)
+    passage = choice.evidence.hit.text
+    return Given(text, how, passage[slice(*choice.evidence.sentences[sentence])], passage, confidence, confidence >= answerer.threshold,
+                 ranked)
 
 
 def _take_plainly(found: Sequence[Evidence], owners: Array) -> Given:

@@ -39,7 +39,7 @@ class Logistic:
 
     def logits(self, features: Array) -> Array:
         """Return the logit of each row of features: (N, F) to (N,)."""
-        return np.clip(features @ np.array(self.weights) + self.intercept, -_LARGEST, _LARGEST)
+        return np.asarray(np.clip(features @ np.array(self.weights) + self.intercept, -_LARGEST, _LARGEST))
 
     def probabilities(self, features: Array) -> Array:
         """Return the probability of each row of features: (N, F) to (N,)."""

@@ -28,7 +28,7 @@ from myna.files import sha256, write_atomic, write_json
 from myna.metrics.report import Report
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
-from myna.roads.answer_fit import CITED, Collection, Fitted, ask_variants, fit_answers, index_passages
+from myna.roads.answer_fit import CITED, Collection, Fitted, Row, ask_variants, fit_answers, index_passages, take_excerpts
 from myna.roads.build import Clock, list_versions
 from myna.roads.task_pages import write_task_pages
 from myna.tasks.answer import Answerer, count_background
@@ -89,7 +89,7 @@ class _Road:
             self._note(fitted.said)
         why = "sentences are ranked by words: the base is new, so there is no reader of spans"
         if self.base != "new":
-            fitted, why = self._read_spans(fitted, rows["valid"])
+            fitted, why = self._read_spans(fitted, rows)
         self._note(why)
         answerer = fitted.answerer
         answerer.about |= {"base": self.base, "cited": CITED, "why": why}
@@ -97,18 +97,20 @@ class _Road:
             measured = measure_answers(answerer, _of_collection(self.asked["test"], collection), self.recipe.evaluate)
         return self._finish(answerer, measured)
 
-    def _read_spans(self, plain: Fitted, valid: list[Any]) -> tuple[Fitted, str]:
+    def _read_spans(self, plain: Fitted, rows: dict[str, list[Row]]) -> tuple[Fitted, str]:
         """Train a reader of spans; returns what is used, with or without it, and why."""
         from myna.train.reading import train_reader  # here, so that a reader by words loads no torch
 
         options = self.recipe.tune
         with self.clock.stage("reader of spans"):
             sources = [file["sha256"] for reading in self.readings.values() for file in reading.notes.files]
-            reader = train_reader(self.base, self.questions["train"], self.questions["valid"],
-                                  4 * len(self.asked["valid"]) + 3 * len(self.asked["test"]), self.out, options, self.recipe.train,
+            ranker = plain.answerer.ranker
+            excerpts = {name: take_excerpts(rows[name], ranker) for name in ("train", "valid")}
+            reader = train_reader(self.base, excerpts["train"], excerpts["valid"], len(rows["valid"]) + 2 * len(self.asked["test"]),
+                                  self.out, options, self.recipe.train,
                                   None if options.steps is not None else lambda: options.minutes * 60 - self.clock.seconds,
                                   {"request": request_of(self.recipe, self.given), "sources": sources})
-            fitted = fit_answers(valid, valid, plain.answerer.background, reader)
+            fitted = fit_answers(rows["valid"], rows["valid"], plain.answerer.background, reader, ranker)
         self._note(fitted.said)
         if fitted.f1 < plain.f1 + _LEAST_GAIN:
             return plain, f"sentences are ranked by words alone: F1 {plain.f1:.3f} on the validation part, with spans {fitted.f1:.3f}"

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from myna.console import track
-from myna.data.questions import Question
+from myna.corpus.sentences import cut_sentences
+from myna.data.questions import Excerpt, Question, find_answer
 from myna.errors import UserError
 from myna.evaluate.questions import holds_answer
 from myna.metrics.answers import answer_f1
 from myna.models.logistic import Logistic, fit_logistic
-from myna.retrieval.evidence import Background, Evidence, find_evidence, hide_passages
+from myna.retrieval.evidence import SENTENCE_FEATURES, Background, Evidence, find_evidence, hide_passages
 from myna.retrieval.index import Index
 from myna.retrieval.options import IndexOptions
 from myna.tasks.answer import (
@@ -35,14 +36,11 @@ from myna.tasks.answer import (
     SPAN_FEATURES,
     Answerer,
     Choice,
-    Span,
     SpanReader,
     choose_sentence,
     decision_features,
-    read_spans,
-    sentence_features,
     span_features,
-    with_spans,
+    surround_sentence,
 )
 
 Array = npt.NDArray[Any]
@@ -120,21 +118,21 @@ def ask_variants(questions: Sequence[Question], collection: Collection, backgrou
     return rows
 
 
-def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Background, reader: SpanReader | None = None) -> Fitted:
-    """Fit the ranker of sentences and the decision to rows; the threshold is chosen on `valid`, whole indexes alone.
+def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Background, reader: SpanReader | None = None,
+                ranker: Logistic | None = None) -> Fitted:
+    """Fit the ranker of sentences, where none is given, and the decision to rows; the threshold is chosen on `valid`, whole indexes alone.
 
     reader: of spans, whose scores are among the numbers then; it must not have learned from the questions of either.
     Raises UserError where no sentence of the rows answers anything.
     """
-    spans = _read_all(reader, rows)
-    beside = spans if rows is valid else _read_all(reader, valid)
-    ranker = _fit_ranker(rows, spans)
-    chosen = [choose_sentence(row.found, ranker, read) for row, read in zip(rows, spans, strict=True)]
+    ranker = ranker or _fit_ranker(rows)
+    chosen = _choose(rows, ranker, reader)
     table = [(choice.features, _is_right(row, choice)) for row, choice in zip(rows, chosen, strict=True) if choice]
     decision = fit_logistic(np.stack([features for features, _ in table]), np.array([right for _, right in table], np.float64),
                             decision_features(reader is not None))
     chooser = None if reader is None else _fit_chooser(rows, chosen)
-    whole = [(row, choose_sentence(row.found, ranker, read)) for row, read in zip(valid, beside, strict=True) if row.whole]
+    beside = chosen if rows is valid else _choose(valid, ranker, reader)
+    whole = [(row, choice) for row, choice in zip(valid, beside, strict=True) if row.whole]
     answerable = np.array([row.answerable for row, _ in whole])
     sure = np.array([float(decision.probabilities(choice.features[None])[0]) if choice else 0.0 for _, choice in whole])
     right = np.array([choice is not None and _is_right(row, choice) for row, choice in whole])
@@ -150,30 +148,27 @@ def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Backgroun
     return Fitted(answerer, f1, said)
 
 
-def _read_all(reader: SpanReader | None, rows: Sequence[Row]) -> list[list[list[Span]] | None]:
-    """Read what was found for every row; a passage that the same question finds again is read once."""
-    if reader is None:
-        return [None] * len(rows)
-    with track("reading", len(rows), " questions") as advance:
-        out: list[list[list[Span]] | None] = []
+def _choose(rows: Sequence[Row], ranker: Logistic, reader: SpanReader | None) -> list[Choice | None]:
+    with track("reading" if reader else "choosing", len(rows), " questions") as advance:
+        chosen = []
         for row in rows:
-            out.append(read_spans(reader, row.question.question, row.found))
+            chosen.append(choose_sentence(row.question.question, row.found, ranker, reader))
             advance(1)
-    return out
+    return chosen
 
 
-def _fit_ranker(rows: Sequence[Row], spans: Sequence[list[list[Span]] | None]) -> Logistic:
+def _fit_ranker(rows: Sequence[Row]) -> Logistic:
     x, y = [], []
-    for row, read in zip(rows, spans, strict=True):
+    for row in rows:
         if not (row.answerable and row.whole):
             continue
-        for place, evidence in enumerate(row.found[:LOOKED_IN if read is None else len(read)]):
-            x.append(evidence.about if read is None else with_spans(evidence.about, read[place]))
+        for evidence in row.found[:LOOKED_IN]:
+            x.append(evidence.about)
             y += [holds_answer(evidence.hit.text[start:end], row.question.answers) for start, end in evidence.sentences]
     if not any(y):
         raise UserError("no answer stands in a sentence of the passages found", "answers that stand in their passages, word for word",
                         "look at the columns of passages and answers")
-    return fit_logistic(np.concatenate(x), np.array(y, np.float64), sentence_features(spans[0] is not None))
+    return fit_logistic(np.concatenate(x), np.array(y, np.float64), SENTENCE_FEATURES)
 
 
 def _fit_chooser(rows: Sequence[Row], chosen: Sequence[Choice | None]) -> Logistic:
@@ -182,11 +177,44 @@ def _fit_chooser(rows: Sequence[Row], chosen: Sequence[Choice | None]) -> Logist
              if choice and choice.span and row.answerable and row.whole]
     better = [answer_f1(choice.evidence.hit.text[span.start:span.end], row.question.answers) > answer_f1(choice.quote, row.question.answers)
               for row, choice, span in known]
-    return fit_logistic(np.stack([span_features(choice) for _, choice, _ in known]), np.array(better, np.float64), SPAN_FEATURES)
+    return fit_logistic(np.stack([span_features(span) for _, _, span in known]), np.array(better, np.float64), SPAN_FEATURES)
 
 
 def _is_right(row: Row, choice: Choice) -> bool:
     return row.answerable and holds_answer(choice.evidence.hit.text, row.question.answers)
+
+
+def take_excerpts(rows: Sequence[Row], ranker: Logistic) -> list[Excerpt]:
+    """Take what a reader of spans learns from: the sentences chosen, with the answer where they hold it, and those that hold it.
+
+    Whole indexes with the passage alone; where the sentences chosen do not hold the answer, they are an example of none.
+    """
+    taken = []
+    for row in rows:
+        if not (row.whole and row.there):
+            continue
+        question = row.question
+        choice = choose_sentence(question.question, row.found, ranker)
+        texts = [] if choice is None else [choice.evidence.hit.text[slice(*surround_sentence(choice.evidence.sentences, choice.sentence))]]
+        found = [(text, place) for text in texts if (place := _place(question.answers, text)) is not None]
+        if not found and (start := max(question.starts, default=-1)) >= 0:
+            sentences = cut_sentences(question.passage)
+            inside = max(number for number, (begin, _) in enumerate(sentences) if begin <= start)
+            text = question.passage[slice(*surround_sentence(sentences, inside))]
+            found = [(text, place)] if (place := _place(question.answers, text)) is not None else []
+            taken += [Excerpt(question.question, other, -1, -1) for other in texts]
+        elif not found:
+            taken += [Excerpt(question.question, other, -1, -1) for other in texts]
+        taken += [Excerpt(question.question, text, *place) for text, place in found]
+    return taken
+
+
+def _place(answers: Sequence[str], text: str) -> tuple[int, int] | None:
+    for answer in answers:
+        shown, start = find_answer(answer, text)
+        if start >= 0:
+            return start, start + len(shown)
+    return None
 
 
 def choose_threshold(sure: Array, answerable: Array, right: Array) -> float:

@@ -2,8 +2,8 @@
 
 Sentences are ranked, and the decision whether to answer at all is made, by logistic regressions over a few numbers (see
 `myna.retrieval.evidence`), fitted on questions with their passages and on the same questions with the passage taken away. Where the
-directory holds a reader of spans too (`myna.models.span_head`), what it says of every sentence is among the numbers, and where it is
-sure of a span that is the answer, within the quoted sentence; else the sentence is.
+directory holds a reader of spans too (`myna.models.span_head`), it reads the sentence chosen and its neighbours; how sure it is of a span
+there is among the numbers, and where that is likely to be the better answer it is the answer, else the sentence is.
 
     answerer = Answerer.open(Path("my-reader"))
     index, embed = open_index(Path("my-index"))
@@ -15,6 +15,7 @@ F features · G features of a sentence
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,15 +36,17 @@ Array = npt.NDArray[Any]
 
 TASK, TERMS = "task.json", "terms.json"
 NO_ANSWER = "the documents do not tell"
-READ_FEATURES = ("span",)  # of a sentence, and of a passage its best sentence's
-SPAN_FEATURES = ("span", "share")  # by which a span is taken, or the whole sentence
-FOUND, LOOKED_IN, _READ = 5, 3, 2  # passages found, those whose sentences are candidates, and those that a reader of spans reads
+READ_FEATURES = ("span",)  # of the decision, where there is a reader of spans
+SPAN_FEATURES = ("span", "length")  # by which a span is taken, or the whole sentence
+FOUND, LOOKED_IN = 5, 3  # passages found, and those whose sentences are candidates
+_NEAR = 1  # sentences on either side of the one chosen that a reader of spans sees
+_LEAST_SCORE = -30.0  # of a span: where a text has no room for one
 _LONGEST = 4096  # characters of a question; more is a document
 _MOST_BYTES, _MOST_TERMS = 64 << 20, 1_000_000
 
 
-class Span(NamedTuple):
-    """The best span of a sentence: its score over that of no answer, and where it is in the passage, in characters."""
+class SpanLike(Protocol):
+    """A span of a text: its score over that of no answer, and where it is, in characters."""
 
     score: float
     start: int
@@ -53,11 +56,19 @@ class Span(NamedTuple):
 class SpanReader(Protocol):
     """What finds spans (see `myna.models.span_head`)."""
 
-    def read(self, question: str, passages: Sequence[str], sentences: Sequence[Sequence[tuple[int, int]]]) -> list[list[Span]]:
-        """Return the best span of every sentence of every passage. Raises UserError when the question leaves no room."""
+    def read(self, question: str, texts: Sequence[str]) -> Sequence[SpanLike]:
+        """Return the best span of every text. Raises UserError when the question leaves no room."""
 
     def save(self, folder: Path) -> None:
         """Write the model's directory."""
+
+
+class Span(NamedTuple):
+    """A span of a passage, in characters, with its score over that of no answer."""
+
+    score: float
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -130,17 +141,19 @@ class Answerer:
 
     def choose(self, question: str, found: Sequence[Evidence]) -> Choice | None:
         """Choose the best sentence of the passages found; None where there is none."""
-        return choose_sentence(found, self.ranker, None if self.reader is None else read_spans(self.reader, question, found))
+        return choose_sentence(question, found, self.ranker, self.reader)
 
     def confidence(self, choice: Choice) -> float:
         """Return the probability that the chosen passage answers."""
         return float(self.decision.probabilities(choice.features[None])[0])
 
-    def word(self, choice: Choice) -> tuple[str, str]:
-        """Return what the answer is, and how it came: a span that the reader is sure of, else the sentence."""
-        if choice.span is not None and self.chooser is not None and self.chooser.logits(span_features(choice)[None])[0] > 0:
-            return choice.evidence.hit.text[choice.span.start:choice.span.end].strip(), "span"
-        return choice.quote, "sentence"
+    def word(self, choice: Choice) -> tuple[str, str, int]:
+        """Return what the answer is (a span likely to be better, or the sentence), how it came, and the number of its sentence."""
+        if choice.span is not None and self.chooser is not None and self.chooser.logits(span_features(choice.span)[None])[0] > 0:
+            _, start, end = choice.span
+            inside = [number for number, (begin, _) in enumerate(choice.evidence.sentences) if begin <= start]
+            return choice.evidence.hit.text[start:end].strip(), "span", inside[-1] if inside else choice.sentence
+        return choice.quote, "sentence", choice.sentence
 
     def answer(self, question: str, index: Index, embed: Embed | None = None) -> Answered:
         """Answer from an index, or say that it does not tell.
@@ -151,12 +164,11 @@ class Answerer:
         if choice is None:
             return Answered(question, False, "", "", "", "", "", None, 0, 0.0, self.threshold)
         confidence = self.confidence(choice)
-        text, how = self.word(choice) if confidence >= self.threshold else ("", "")
-        hit = choice.evidence.hit
-        before = hit.text[:choice.evidence.sentences[choice.sentence][0]]
-        file, offset = index.place(hit.passage, len(before.encode("utf-8")))
-        return Answered(question, bool(text), text, how, choice.quote, hit.text, file, find_line(index, file, offset), offset, confidence,
-                        self.threshold)
+        text, how, sentence = self.word(choice) if confidence >= self.threshold else ("", "", choice.sentence)
+        hit, (start, end) = choice.evidence.hit, choice.evidence.sentences[sentence]
+        file, offset = index.place(hit.passage, len(hit.text[:start].encode("utf-8")))
+        return Answered(question, bool(text), text, how, hit.text[start:end], hit.text, file, find_line(index, file, offset), offset,
+                        confidence, self.threshold)
 
     # ---- files ----
 
@@ -186,7 +198,7 @@ class Answerer:
 
             reader = Spans.open(folder)
         own = ("format", "task", "ranker", "decision", "threshold", "reader", "chooser")
-        return cls(read_logistic(task.get("ranker"), sentence_features(spans), str(path)),
+        return cls(read_logistic(task.get("ranker"), SENTENCE_FEATURES, str(path)),
                    read_logistic(task.get("decision"), decision_features(spans), str(path)), float(threshold),
                    _read_background(folder / TERMS), reader,
                    None if chooser is None or not spans else read_logistic(chooser, SPAN_FEATURES, str(path)),
@@ -206,50 +218,36 @@ def decision_features(spans: bool) -> tuple[str, ...]:
     return PASSAGE_FEATURES + (READ_FEATURES if spans else ())
 
 
-def sentence_features(spans: bool) -> tuple[str, ...]:
-    """Name the features of a sentence."""
-    return SENTENCE_FEATURES + (READ_FEATURES if spans else ())
+def span_features(span: Span) -> Array:
+    """Return by what a span is taken or not: its score, and how long it is."""
+    return np.array([span.score, math.log(1 + span.end - span.start)])
 
 
-def read_spans(reader: SpanReader, question: str, found: Sequence[Evidence]) -> list[list[Span]]:
-    """Read the first of the passages found: the best span of each of their sentences."""
-    near = found[:_READ]
-    return reader.read(question, [one.hit.text for one in near], [one.sentences for one in near]) if near else []
-
-
-def with_spans(about: Array, spans: Sequence[Span]) -> Array:
-    """Put the spans' scores beside the features of the sentences: (S, G) to (S, G + 1)."""
-    return np.concatenate([about, np.array([span.score for span in spans])[:, None]], axis=1)
-
-
-def span_features(choice: Choice) -> Array:
-    """Return by what a span is taken or not: its score, and what share of the sentence it is."""
-    assert choice.span is not None
-    start, end = choice.evidence.sentences[choice.sentence]
-    return np.array([choice.span.score, (choice.span.end - choice.span.start) / max(1, end - start)])
-
-
-def choose_sentence(found: Sequence[Evidence], ranker: Logistic, spans: Sequence[Sequence[Span]] | None = None) -> Choice | None:
-    """Choose the sentence of the passages found that the ranker likes best; None where there is none.
-
-    spans: of the sentences of the first passages; then the others are no candidates.
-    """
+def choose_sentence(question: str, found: Sequence[Evidence], ranker: Logistic, reader: SpanReader | None = None) -> Choice | None:
+    """Choose the sentence that the ranker likes best, and read it where there is a reader; None where nothing was found."""
     best: tuple[float, int, int] | None = None
-    for number, evidence in enumerate(found[:LOOKED_IN if spans is None else len(spans)]):
+    for number, evidence in enumerate(found[:LOOKED_IN]):
         if not evidence.sentences:
             continue
-        logits = ranker.logits(evidence.about if spans is None else with_spans(evidence.about, spans[number]))
+        logits = ranker.logits(evidence.about)
         place = int(np.argmax(logits))
         if best is None or logits[place] > best[0]:
             best = float(logits[place]), number, place
     if best is None:
         return None
     _, number, place = best
-    features, span = found[number].features, None
-    if spans is not None:
-        span = spans[number][place]
-        features = np.append(features, max(one.score for one in spans[number]))
-    return Choice(found[number], place, features, span)
+    evidence, span = found[number], None
+    if reader is None:
+        return Choice(evidence, place, evidence.features, None)
+    start, end = surround_sentence(evidence.sentences, place)
+    read = reader.read(question, [evidence.hit.text[start:end]])[0]
+    span = Span(max(read.score, _LEAST_SCORE), start + read.start, start + read.end)
+    return Choice(evidence, place, np.append(evidence.features, span.score), span)
+
+
+def surround_sentence(sentences: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
+    """Return the characters (start, end) of a sentence and its neighbours."""
+    return sentences[max(0, place - _NEAR)][0], sentences[min(len(sentences) - 1, place + _NEAR)][1]
 
 
 def count_background(passages: Sequence[str]) -> Background:

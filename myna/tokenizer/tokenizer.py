@@ -156,6 +156,11 @@ class Tokenizer:
         """Turn texts into ids on all cores; the caller keeps each text short (one piece) and the batch to a few MB."""
         return [encoding.ids for encoding in self._encodings(list(texts), fast=True)]
 
+    def encode_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Turn a text into ids, with the characters (start, end) of the text that each stands for; nothing is added."""
+        encoded = tokenizers.Encoding.merge(self._encodings(list(self._pieces(text)), fast=False), growing_offsets=True)
+        return encoded.ids, encoded.offsets
+
     def encode_inputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, max_length: int | None = None) -> Inputs:
         """Turn texts, or pairs of texts, into ids as the model was trained on them: with [CLS] and [SEP], or </s>.
 
