@@ -41,7 +41,7 @@ Array = npt.NDArray[Any]
 
 BASELINE, SEEN = "baseline", "seen.bin"  # the folder of the baseline; hashes of the sentences learned from, 16 bytes each
 _CHAIN_SHARE, _SEGMENTER_SHARE = 0.25, 0.1  # of the minutes, at most, for each conditional random field: own choice
-_SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the neural model's scores, tried on the validation part
+_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)  # of the neural model's scores, tried on the validation part
 _ADDED = (0.25, 0.5, 0.75, 1.0)  # weights of what the hidden Markov model says of each word, tried too
 _TEMPERATURES = (0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5)
 _CHOSEN_BY = {"segments": "F1 of words", "spans": "F1 of names", "tags": "accuracy"}  # on the validation part, by what the labels are
