@@ -35,10 +35,11 @@ from myna.retrieval.index import Hit
 from myna.retrieval.options import Mode, SearchOptions
 from myna.tasks.classify import Classified, Classifier, is_classifier
 from myna.tasks.embed import Vectors, embed_texts
-from myna.tasks.options import CompleteOptions, TranscribeOptions
+from myna.tasks.options import CompleteOptions, TranscribeOptions, TranslateOptions
 from myna.tasks.search import Searcher, is_index
 from myna.tasks.summarize import SUMMARIZE, Extractor, Summary, is_extractor, summarize_chunks
 from myna.tasks.tag import TaggedText, WordTagger, is_tagger
+from myna.tasks.translate import Translated, Translator, is_translator
 from myna.tasks.writing import Writer
 from myna.tokenizer.chat import ChatTemplate, Message
 from myna.tokenizer.tokenizer import Tokenizer
@@ -147,6 +148,11 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
             raise UserError(f"{folder} takes sentences out of texts and computes nothing in {precision}", "float32",
                             "leave out the precision")
         return Model(folder, Extractor.open(folder), cast(Tokenizer, None))
+    if is_translator(folder) and member is None:
+        if precision != "float32":
+            raise UserError(f"{folder} is a translator, which computes in float32", "float32", "leave out the precision")
+        translator = Translator.open(folder)
+        return Model(folder, translator, translator.coder.tokenizer)
     if is_classifier(folder) and member is None:
         if precision != "float32":
             raise UserError(f"{folder} is a classifier, which computes in float32", "float32", "leave out the precision")
@@ -336,6 +342,17 @@ class Model:
             raise UserError(f"sentences for {self.folder}, which holds a decoder", "max_tokens", "leave it out")
         writer = Writer.open(self.folder, self.model, self.tokenizer, SUMMARIZE.task)
         return summarize_chunks(writer, text, max_tokens, num_beams)
+
+    def translate(self, texts: str | Sequence[str], num_beams: int = 4, length_penalty: float = 1.0) -> list[Translated]:
+        """Translate texts: of each the translation, its score, and the example it leans on. Raises UserError where it cannot.
+
+            [result] = myna.load("my-translator").translate("Failed to connect to {host}")
+            result.text, result.score, result.nearest
+        """
+        if not isinstance(self.model, Translator):
+            raise UserError(f"{self.folder} holds a model that was not made to translate ({type(self.model).__name__})", "a translator",
+                            "myna tune new PAIRS --task translate --out DIR makes one")
+        return self.model.translate([texts] if isinstance(texts, str) else texts, TranslateOptions(num_beams, length_penalty))
 
     def search(self, query: str, k: int = 5, mode: Mode = "auto") -> list[Hit]:
         """Find the passages of an index that a query is about, the best first: by words, by vectors (dense), or both (hybrid).

@@ -358,7 +358,7 @@ def test_catalogue_is_whole():
         assert source.kind in ("text", "tagged", "labelled", "questions", "pairs", "conversations", "speech", "model")
         assert source.licence and source.caveat and source.how
         if source.file:
-            assert len(source.sha256) == 64 and source.size > 300_000 and source.version in source.file and source.members
+            assert len(source.sha256) == 64 and source.size > 50_000 and source.version in source.file and source.members
     assert fetching.data_directory().name == "myna"
 
 

@@ -25,9 +25,12 @@ def add_arguments(parser: Parser) -> None:
     add_member(parser)
     add_precision(parser)
     parser.add_argument("--task", metavar="NAME", default="language",
-                        choices=("language", "classify", "tag", "search", "transcribe", "complete", "summarize"),
+                        choices=("language", "classify", "tag", "search", "transcribe", "generate", "fill", "complete",
+                                 "summarize", "translate"),
                         help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
-                             "questions), transcribe (FILE recordings with their texts), complete (functions with their bodies)")
+                             "questions), transcribe (FILE recordings with their texts), generate (how varied is what it writes), "
+                             "fill (hidden words, by an encoder), complete (functions with their bodies), "
+                             "translate (pairs)")
     parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
     parser.add_argument("--text", metavar="COLUMN", default="", help="--task classify: the column of texts")
@@ -84,9 +87,13 @@ def _task(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions
     from myna.recipe import TuneRecipe
     from myna.roads.evaluate import evaluate_task
 
+    if (args.precision != "float32" or args.member is not None) and args.task != "generate":
+        raise UserError(f"{'--member' if args.member is not None else '--precision'} with --task {args.task}", "--task language or generate",
+                        "leave it out")
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
     recipe, folder = TuneRecipe(rows=rows, evaluate=options), existing(str(resolve_model(args.model)))
-    measured = evaluate_task(args.task, folder, inputs, recipe, args.mode, read_options(args, TranscribeOptions, "speech"))
+    speaking = read_options(args, TranscribeOptions, "speech")
+    measured = evaluate_task(args.task, folder, inputs, recipe, args.mode, speaking, args.member, args.precision)
     if args.json:
         print(json.dumps(measured.to_json(), ensure_ascii=False))
         return 0

@@ -49,6 +49,7 @@ COMMANDS = {  # in the order a person meets them
     "classify": "give texts labels: sentiment, topic, intent",
     "tag": "label words: part of speech, names; find Chinese words",
     "complete": "write the body of a Python function",
+    "translate": "translate texts, placeholders kept, by a model of your own pairs",
     "summarize": "make short texts of long ones, of any length",
     "transcribe": "write down what is said in a recording, by Whisper",
 }

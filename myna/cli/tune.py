@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             verb = 'complete {} "def double(x):"'
         elif recipe.tune.task == "summarize":
             verb = "summarize {} long.txt"
+        elif recipe.tune.task == "translate":
+            verb = 'translate {} "a text"'
         elif recipe.tune.task == "tag":
             verb = 'tag {} "a text"'
         elif (Path(args.out) / "chat_template.jinja").is_file():

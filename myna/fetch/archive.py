@@ -32,7 +32,7 @@ from myna.files import sha256
 if TYPE_CHECKING:
     from myna.fetch.catalog import Source
 
-_MAX_ENTRIES, _MAX_FILE, _MAX_TOTAL, _MAX_RATIO = 20_000, 64 << 20, 1 << 30, 100  # the largest known here: 1,950, 6 MB, 362 MB, 5
+_MAX_ENTRIES, _MAX_FILE, _MAX_TOTAL, _MAX_RATIO = 50_000, 64 << 20, 1 << 30, 100  # the largest known here: 36,487, 6 MB, 362 MB, 5
 _CHUNK = 1 << 20  # bytes written at a time
 _MAX_SECONDS = 3600  # for one download: 85 MB at 25 kB/s
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from myna.fetch import conversations, functions, labelled, questions, summaries, texts
+from myna.fetch import conversations, functions, labelled, pairs, questions, summaries, texts
 
 # of a model's files in the archive, always a Hugging Face directory afterwards; "files" are kept as they are
 Form = Literal["huggingface", "gguf", "ctranslate2", "files"]
@@ -138,6 +138,25 @@ _SOURCES = (
            "code without its docstring, and the docstring's first paragraph, of 3 to 60 words; parsed, never imported",
            functions.read_docstrings,
            use="tune smollm2 PATH/docstrings.jsonl --task summarize --minutes 12 --out my-docstrings"),
+    Source("homeassistant", "pairs", "strings of Home Assistant, 17,400 and 21,500 pairs",
+           "English to Chinese, German", "Apache-2.0", "Short labels and messages of one program, written by volunteers, with "
+           "many doubles; a few translations are of an older English text.",
+           "en-zh.jsonl and en-de.jsonl: the strings under the same key of a component; without references to other strings and without "
+           "those that are the same in both languages", pairs.read_homeassistant,
+           "pypi", "homeassistant", "2024.3.3", "homeassistant-2024.3.3-py3-none-any.whl",
+           "6e1ec2c07441d63fdcfb8acd2c4bbb6f68bc97330855784d3623d10c38fe3577", 35_392_639,
+           "homeassistant/components/*/translations/*.json", "homeassistant-2024.3.3.dist-info/LICENSE.md",
+           "tune new PATH/en-zh.jsonl --task translate --minutes 10 --out my-translator"),
+    *(Source(f"jupyterlab-{short}", "pairs", f"{count} strings of JupyterLab", f"English to {language}",
+             "BSD-3-Clause", "Short labels and messages of one program, written by volunteers.",
+             f"en-{short}.jsonl, from the .mo catalogues; contexts cut off the texts", pairs.read_jupyterlab,
+             "pypi", f"jupyterlab-language-pack-{name.replace('_', '-').lower()}", "4.5.post3",
+             f"jupyterlab_language_pack_{name.lower()}-4.5.post3-py2.py3-none-any.whl", digest, size, "*/locale/*/LC_MESSAGES/*.mo",
+             f"jupyterlab_language_pack_{name.lower()}-4.5.post3.dist-info/licenses/LICENSE.txt",
+             f"tune new PATH/en-{short}.jsonl --task translate --minutes 10 --out my-translator")
+      for short, name, language, count, digest, size in (
+          ("zh", "zh_CN", "Chinese", "3,308", "47cdb0c41c6b066e795c867786c9c29fde527e2bf15aa6b3e9b2bab9929304b5", 224_581),
+          ("de", "de_DE", "German", "1,111", "b716b56f7e0c884f42152d5e36c253ea0f32ca41f99097d842d3934f4a4bc7fb", 68_327))),
     Source("disfl-qa", "questions", "1,000 spoken-like questions on 713 Wikipedia passages", "English",
            "Apache-2.0; questions CC BY 4.0, passages CC BY-SA 4.0",
            "Part of Disfl-QA (Gupta et al. 2021), from SQuAD 2: asked as people speak, with slips. Punctuation stands apart from words. "

@@ -33,7 +33,6 @@ from myna.generate.beam import Beam, search_sources
 from myna.generate.options import SampleOptions
 from myna.models.pretrained import load_model
 from myna.models.protocol import LogProbs
-from myna.retrieval.memory import Memory
 from myna.retrieval.terms import UNSPACED
 from myna.tasks.options import TranslateOptions
 from myna.tokenizer.tokenizer import Tokenizer
@@ -72,6 +71,8 @@ class Translator:
                  about: Mapping[str, Any] | None = None) -> None:
         """Take a model and the pairs of the training part. threshold: likeness from which an example's translation is taken."""
         self.model, self.threshold, self.about = model, threshold, dict(about or {})
+        from myna.retrieval.memory import Memory  # here: it is compiled as it is imported
+
         self.coder = Coder(tokenizer, int(model.max_length))
         self.pairs, self.memory = list(pairs), Memory([source for source, _ in pairs])
         kept = {self.coder.separator_id, *self.coder.placeholders}
