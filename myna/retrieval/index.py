@@ -19,7 +19,11 @@ N passages · C numbers of a vector
 from __future__ import annotations
 
 import bisect
+import contextlib
+import itertools
+import re
 import shutil
+import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -103,7 +107,7 @@ class Index:
 
     def __init__(self, folder: Path, described: dict[str, Any]) -> None:
         self.folder = folder
-        try:
+        with _undamaged(folder):
             self.options = make(IndexOptions, described["options"], where=str(folder / "index.json"))
             self.encoder: str = described["encoder"]
             self._segments: list[dict[str, Any]] = described["segments"]
@@ -111,15 +115,21 @@ class Index:
             self.files: dict[str, dict[str, Any]] = described["files"]
             self._deleted: list[list[int]] = described["deleted"]
             self._open_parts()
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            said = f"{type(error).__name__}: {error}"
-            raise UserError(f"{folder} is damaged ({said})", "an index as Myna writes it", "make it again") from None
 
     def _open_parts(self) -> None:
+        """Open what index.json names, which may be somebody else's: its names stay inside, and its counts are those of the files."""
         self._corpora: dict[int, Corpus] = {}
-        self._firsts = [int(segment["first"]) for segment in self._segments]
+        names = [*(segment["name"] for segment in self._segments), *self._blocks]
+        if not all(re.fullmatch(r"[0-9-]{1,50}", name) for name in names):
+            raise ValueError("names of segments or blocks")
         self._passages = [np.load(self._segment(number) / "passages.npy", mmap_mode="r") for number in range(len(self._segments))]
+        self._firsts = [0, *itertools.accumulate(len(passages) for passages in self._passages)]
         self.blocks = [Block(self.folder / "blocks" / name) for name in self._blocks]
+        if ([(segment["first"], segment["passages"]) for segment in self._segments]
+                != list(zip(self._firsts, map(len, self._passages), strict=False))
+                or [0, *(block.last for block in self.blocks)] != [*(block.first for block in self.blocks), len(self)]
+                or any(passages.dtype != PASSAGE for passages in self._passages)):
+            raise ValueError("its parts do not fit together")
         self._owners = sorted((int(file["first"]), path) for path, file in self.files.items() if file["last"] > file["first"])
         deleted = np.zeros(len(self), dtype=bool)
         for first, last in self._deleted:
@@ -145,7 +155,7 @@ class Index:
 
     def __len__(self) -> int:
         """Count all passages, the deleted among them."""
-        return sum(int(segment["passages"]) for segment in self._segments)
+        return self._firsts[-1]
 
     def _segment(self, number: int) -> Path:
         return self.folder / "segments" / str(self._segments[number]["name"])
@@ -332,7 +342,9 @@ class Index:
         mode = self.mode(options.mode, embed)
         rankings = []
         if mode in ("lexical", "hybrid"):
-            rankings.append(self.best(score_blocks(self.blocks, count_terms(query), self.deleted), options.k, mode, above=0.0))
+            with _undamaged(self.folder):
+                scores = score_blocks(self.blocks, count_terms(query), self.deleted)
+            rankings.append(self.best(scores, options.k, mode, above=0.0))
         if mode in ("dense", "hybrid") and query.strip():
             assert embed is not None
             rankings.append(self.best(self.similarities(embed([query])[0]), options.k, mode, above=-2.0))
@@ -364,29 +376,52 @@ class Index:
     def similarities(self, query: Array) -> Array:
         """Return the cosine of every passage's vector with the query's: (N,) float32, -2 of deleted ones."""
         scores = np.full(len(self), -2.0, dtype=np.float32)
-        for number, first in enumerate(self._firsts):
-            vectors = np.load(self._segment(number) / "vectors.npy", mmap_mode="r")
-            for at in range(0, len(vectors), _AT_ONCE):
-                part = vectors[at : at + _AT_ONCE].astype(np.float32)
-                scores[first + at : first + at + len(part)] = part @ query.astype(np.float32)
+        with _undamaged(self.folder):
+            for number, first in enumerate(self._firsts[:-1]):
+                vectors = np.load(self._segment(number) / "vectors.npy", mmap_mode="r")
+                if len(vectors) != len(self._passages[number]):
+                    raise ValueError("another number of vectors than of passages")
+                for at in range(0, len(vectors), _AT_ONCE):
+                    part = vectors[at : at + _AT_ONCE].astype(np.float32)
+                    scores[first + at : first + at + len(part)] = part @ query.astype(np.float32)
         scores[self.deleted] = -2.0
         return scores
 
     def hit(self, passage: int, score: float = 0.0) -> Hit:
         """Return a passage by its number, with its text and its place in its file."""
-        number = bisect.bisect_right(self._firsts, passage) - 1
-        if number not in self._corpora:
-            self._corpora[number] = Corpus(self._segment(number))
-        corpus = self._corpora[number]
-        start, end, document = (int(value) for value in self._passages[number][passage - self._firsts[number]])
-        file, offset = corpus.source(start)
-        return Hit(score, corpus.text(start, end), str(corpus.files[file]["path"]), offset, passage, document)
+        with _undamaged(self.folder):
+            corpus, start, end, document = self._passage(passage)
+            file, offset = corpus.source(start)
+            return Hit(score, corpus.text(start, end), str(corpus.files[file]["path"]), offset, passage, document)
 
     def place(self, passage: int, at: int) -> tuple[str, int]:
         """Return the file of a passage, and where in it, as `Hit.offset`, byte `at` of the passage's text stands."""
+        with _undamaged(self.folder):
+            corpus, start, _, _ = self._passage(passage)
+            file, offset = corpus.source(start + at)
+            return str(corpus.files[file]["path"]), offset
+
+    def _passage(self, passage: int) -> tuple[Corpus, int, int, int]:
+        """Return the corpus that a passage is in, its beginning and end there, and its document."""
         number = bisect.bisect_right(self._firsts, passage) - 1
-        file, offset = self._corpora[number].source(int(self._passages[number]["start"][passage - self._firsts[number]]) + at)
-        return str(self._corpora[number].files[file]["path"]), offset
+        if number not in self._corpora:
+            self._corpora[number] = Corpus(self._segment(number))
+        start, end, document = (int(value) for value in self._passages[number][passage - self._firsts[number]])
+        if not 0 <= start <= end <= self._corpora[number].size:
+            raise ValueError("a passage beyond the text")
+        return self._corpora[number], start, end, document
+
+
+@contextlib.contextmanager
+def _undamaged(folder: Path) -> Iterator[None]:
+    """Turn what reading a damaged index raises into a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, OSError, EOFError,
+            tokenize.TokenError) as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"{folder} is damaged ({said})", "an index as Myna writes it", "make it again") from None
+
 
 
 def _fuse(rankings: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]]:

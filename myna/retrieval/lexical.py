@@ -18,6 +18,7 @@ N passages · n of them with term t · c times in p · l terms in p
 from __future__ import annotations
 
 import math
+import tokenize
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class Block:
             self.lengths, self.starts, self.passages, self.counts, self.ends = (
                 np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("lengths", "starts", "passages", "counts", "ends"))
             self._names = (folder / "terms.utf8").read_bytes()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, tokenize.TokenError) as error:  # the last of an array's broken header
             raise UserError(f"{folder} is damaged ({error})", "a block of an index", "make the index again") from None
         terms = len(self.ends)
         if (len(self.starts) != terms + 1 or len(self.passages) != len(self.counts) or len(self.lengths) != self.size
