@@ -58,6 +58,7 @@ _WRITING_SECONDS = 4.0  # for the bootstrap, the pages and the hashes at the end
 _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answered, how many are shown, tokens of an answer at most
 _SLOWER = 1.5  # times as long as the base's measure that of the tuned model takes: what was added is computed beside it
 _SAMPLE_TOKENS = 32  # of the answer that is shown at each look
+SEEN = "seen.bin"  # hashes of the rows that were learned from, 16 bytes each, so that a later measure can leave them out
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
 
@@ -249,6 +250,7 @@ class Tuning:
             enough = {"train": self.kept["enough"], "valid": self.kept["valid"], "test": self.kept["test"]}[name]
             limit = math.inf if enough is None else enough
             self.labelled[name], self.reports[name] = label_examples(examples, self.tokenizer, template, context, limit)
+        self.learned = sorted({example.key for name in ("train", "valid") for example in parts[name]})
         for name, least in (("train", 1), ("valid", 1), ("test", 2)):  # an interval needs two
             count = len({piece.number for piece in self.labelled[name]})
             if count < least:
@@ -365,6 +367,8 @@ class Tuning:
                 if self.task is not None:
                     self.task.save(self.out / "merged")
             notes = list(plan.notes)
+            if self.task is None:
+                write_atomic(self.out / SEEN, b"".join(self.learned))
             if self.task is not None and measured is not None:
                 self.task.save(self.out)
                 notes = [*self.reading.said(), *self.task.said, *notes]

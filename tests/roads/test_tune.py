@@ -82,7 +82,7 @@ def tuned(base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_directory_is_an_adapter_with_its_report(tuned: Path, base: Path) -> None:
     names = {path.name for path in tuned.iterdir()}
     assert names == {".lock", "README.md", "adapter_config.json", "adapter_model.safetensors", "baseline.json", "chat_template.jinja",
-                     "generation_config.json", "log.jsonl", "merged", "myna.json", "plan.json", "report.html", "tokenizer.json",
+                     "generation_config.json", "log.jsonl", "merged", "myna.json", "plan.json", "report.html", "seen.bin", "tokenizer.json",
                      "tokenizer_config.json", "tokens"}
     record = json.loads((tuned / "myna.json").read_text())
     assert record["tuned"]["base_sha256"] == sha256(base / "model.safetensors") and record["tuned"]["method"] == "lora"
