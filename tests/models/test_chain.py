@@ -67,7 +67,8 @@ def test_best_path_and_probabilities_are_those_of_all_sequences(seed: int, tags:
     size = len(tags)
     forward, backward = np.zeros_like(emissions), np.zeros_like(emissions)
     spare, pairs = np.zeros((size, size)), np.zeros((size, size))
-    _expect(np.exp(emissions - emissions.max(axis=1, keepdims=True)), steps.start, steps.between, steps.end, forward, backward, spare, pairs)
+    emitted = np.exp(emissions - emissions.max(axis=1, keepdims=True))
+    _expect(emitted, steps.start, steps.between, steps.end, forward, backward, spare, pairs)
     np.testing.assert_allclose(forward, expected, atol=1e-9)
     wanted = np.zeros((size, size))
     for path, chance in zip(paths, chances / chances.sum(), strict=True):

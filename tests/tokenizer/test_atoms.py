@@ -21,4 +21,4 @@ def test_words_of_a_text_stand_where_it_says_and_never_run_together() -> None:
         joined, starts = join_words(words, spaced)
         assert joined == text and [joined[start : start + len(word)] for start, word in zip(starts, words, strict=True)] == words
         edges = {edge for span in find_atoms(joined) for edge in span}
-        assert {start for start in starts} <= edges and {start + len(word) for start, word in zip(starts, words, strict=True)} <= edges
+        assert set(starts) <= edges and {start + len(word) for start, word in zip(starts, words, strict=True)} <= edges
