@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import shutil
@@ -193,7 +194,7 @@ def test_what_was_not_read_and_what_is_gone_is_counted(tmp_path: Path) -> None:
 def vectors(texts: list[str]) -> np.ndarray:
     """Vectors of length 1 that look at the first letter alone."""
     made = np.zeros((len(texts), 26), dtype=np.float32)
-    made[np.arange(len(texts)), [ord(text[0].lower()) - 97 for text in texts]] = 1
+    made[np.arange(len(texts)), [(ord(text[0].lower()) - 97) % 26 for text in texts]] = 1
     return made
 
 
@@ -239,6 +240,45 @@ def test_a_damaged_index_is_said(tmp_path: Path, name: str) -> None:
     shutil.rmtree(path.parent)
     with pytest.raises(UserError):
         Index.open(tmp_path / "i")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("segments", [{"name": "../segments/000001", "first": 0, "passages": 5}]),
+    ("segments", [{"name": "000001", "first": 0, "passages": 1 << 60}]), ("segments", [{"name": "000001", "first": -3, "passages": 5}]),
+    ("segments", [{}]), ("segments", 3), ("blocks", ["/etc"]), ("blocks", []), ("blocks", ["../blocks"]),
+    ("files", {"a": {"first": 0}}), ("files", []), ("deleted", [[0]]), ("deleted", None), ("options", {"a": 1})])
+def test_an_index_of_somebody_else_is_not_trusted(key: str, value: object, tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "i", IndexOptions())
+    index.add([write_topics(tmp_path / "texts", 5)])
+    described = json.loads((tmp_path / "i" / "index.json").read_text())
+    (tmp_path / "i" / "index.json").write_text(json.dumps(described | {key: value}))
+    with pytest.raises(UserError):
+        Index.open(tmp_path / "i").search("statement")
+
+
+def test_broken_arrays_are_said_when_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("apple pie 蘋果 " * 40)
+    index = Index.create(tmp_path / "i", IndexOptions(passage_bytes=100, encoder="letters"), encoder="hash")
+    index.add([tmp_path / "a.txt"], vectors)
+    files = sorted(path for path in (tmp_path / "i").rglob("*") if path.suffix in (".npy", ".utf8") or path.name == "report.json")
+    assert len(files) > 8
+    chosen = random.Random(0)
+    refused = 0
+    for path in files:
+        whole = path.read_bytes()
+        for _ in range(8):
+            broken = bytearray(whole)
+            for _ in range(3):
+                broken[chosen.randrange(len(broken))] = chosen.randrange(256)
+            path.write_bytes(broken if chosen.random() < 0.7 else broken[: chosen.randrange(len(broken))])
+            try:
+                Index.open(tmp_path / "i").search("apple 果", SearchOptions(), vectors)
+            except UserError as error:
+                assert "\n" not in str(error)
+                refused += 1
+        path.write_bytes(whole)
+    assert refused > len(files)
+    assert Index.open(tmp_path / "i").search("apple 果", SearchOptions(), vectors)
 
 
 def test_equal_passages_are_shown_once_and_queries_may_be_anything(tmp_path: Path) -> None:
