@@ -25,11 +25,12 @@ def add_arguments(parser: Parser) -> None:
     add_member(parser)
     add_precision(parser)
     parser.add_argument("--task", metavar="NAME", default="language",
-                        choices=("language", "classify", "tag", "search", "transcribe", "generate", "fill", "complete",
+                        choices=("language", "classify", "tag", "search", "transcribe", "generate", "fill", "complete", "chat",
                                  "summarize", "translate"),
                         help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
                              "questions), transcribe (FILE recordings with their texts), generate (how varied is what it writes), "
                              "fill (hidden words, by an encoder), complete (functions with their bodies), "
+                             "chat (conversations), "
                              "translate (pairs)")
     parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
@@ -88,8 +89,8 @@ def _task(args: argparse.Namespace, inputs: list[Path], options: EvaluateOptions
     from myna.roads.evaluate import evaluate_task
 
     if (args.precision != "float32" or args.member is not None) and args.task != "generate":
-        raise UserError(f"{'--member' if args.member is not None else '--precision'} with --task {args.task}", "--task language or generate",
-                        "leave it out")
+        wrong = "--precision" if args.member is None else "--member"
+        raise UserError(f"{wrong} with --task {args.task}", "--task language or generate", "leave it out")
     rows = RowsOptions(text=args.text, label=args.label, skip_bad=args.skip_bad, multi_label=args.multi_label)
     recipe, folder = TuneRecipe(rows=rows, evaluate=options), existing(str(resolve_model(args.model)))
     speaking = read_options(args, TranscribeOptions, "speech")

@@ -52,16 +52,44 @@ class Guesses:
 
     log_probs: Array  # of the true token, natural logarithms
     correct: Array  # whether it was the likeliest
+    likeliest: Array
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A text's ids, those of them that were hidden one at a time, and what was guessed."""
+
+    stream: Array
+    chosen: Array
+    "Places of the hidden ids in the stream."
+    lengths: Array
+    "Bytes of each."
+    blocks: Array
+    "The block of the bootstrap that each is in."
+    block_size: int
+    tokens: int
+    "Ids that could have been hidden."
+    model: Guesses
+    baseline: Guesses | None
 
 
 def report_masked(model: Encoder, tokenizer: Tokenizer, text: Text, baseline: Ngram | None = None, name: str = "n-gram",
                   options: EvaluateOptions | None = None, positions: int = POSITIONS) -> Report:
     """Score an encoder, and an n-gram with the same tokenizer (called `name`), on the same hidden tokens of a text.
 
-    Of a long text, one token of each of `positions` equal stretches is hidden, drawn with the options' seed; this is said. Raises UserError
-    when the text is too short or the tokenizer has no mask token.
+    As `guess_hidden` does. Raises UserError when the text is too short or the tokenizer has no mask token.
     """
     options = options or EvaluateOptions()
+    return report_hidden(guess_hidden(model, tokenizer, text, baseline, options, positions), name if baseline else "", tokenizer, options)
+
+
+def guess_hidden(model: Encoder, tokenizer: Tokenizer, text: Text, baseline: Ngram | None, options: EvaluateOptions,
+                 positions: int = POSITIONS) -> Hidden:
+    """Hide tokens of a text one at a time, and let an encoder, and an n-gram with the same tokenizer, guess them.
+
+    Of a long text, one token of each of `positions` equal stretches is hidden, drawn with the options' seed; this is said. Raises UserError
+    when the tokenizer has no mask token.
+    """
     if options.resamples < _FEWEST_RESAMPLES:
         raise UserError(f"resamples is {options.resamples}", f"at least {_FEWEST_RESAMPLES}, for the ends of an interval")
     if baseline is not None and baseline.vocab_size != model.vocab_size:
@@ -75,10 +103,8 @@ def report_masked(model: Encoder, tokenizer: Tokenizer, text: Text, baseline: Ng
         say(f"pseudo-perplexity: {len(chosen):,} of {len(scored):,} tokens are hidden, one at a time, evenly spread")
     size = block_size(max(1, text.bytes))
     blocks = (np.cumsum(lengths) - lengths)[chosen] // size  # of each token's first byte
-    guesses = [guess(model, stream, chosen, marks)]
-    if baseline is not None:
-        guesses.append(guess_from_both_sides(baseline, stream, chosen))
-    return _report(guesses, lengths[chosen], blocks, name if baseline else "", size, tokenizer, options, len(scored))
+    return Hidden(stream, chosen, lengths[chosen], blocks, size, len(scored), guess(model, stream, chosen, marks),
+                  None if baseline is None else guess_from_both_sides(baseline, stream, chosen))
 
 
 def draw_positions(count: int, wanted: int, seed: int) -> Array:
@@ -95,7 +121,7 @@ def guess(model: Encoder, stream: Array, positions: Array, marks: Marks) -> Gues
 
     body = min(model.max_length - 2, len(stream))  # between the class mark and the separator
     starts = np.clip(positions - body // 2, 0, len(stream) - body)
-    log_probs, correct = np.empty(len(positions), np.float32), np.empty(len(positions), bool)
+    log_probs, likeliest = np.empty(len(positions), np.float32), np.empty(len(positions), np.int64)
     rows = max(1, _TOKENS_AT_ONCE // (body + 2))
     with track("guessing hidden tokens", len(positions), " tokens") as advance:
         for at in range(0, len(positions), rows):
@@ -107,20 +133,20 @@ def guess(model: Encoder, stream: Array, positions: Array, marks: Marks) -> Gues
             chosen[row, column] = True
             scores = model.masked_log_probs(torch.from_numpy(framed), chosen=torch.from_numpy(chosen))  # (rows, V)
             log_probs[at:at + rows] = scores[row, stream[here]]
-            correct[at:at + rows] = scores.argmax(axis=1) == stream[here]
+            likeliest[at:at + rows] = scores.argmax(axis=1)
             advance(len(here))
-    return Guesses(log_probs, correct)
+    return Guesses(log_probs, likeliest == stream[positions], likeliest)
 
 
 def guess_from_both_sides(ngram: Ngram, stream: Array, positions: Array) -> Guesses:
     """Score hidden tokens by an n-gram that sees what is left and right of them, over the whole vocabulary."""
-    log_probs, correct = np.empty(len(positions), np.float32), np.empty(len(positions), bool)
+    log_probs, likeliest = np.empty(len(positions), np.float32), np.empty(len(positions), np.int64)
     with track("the n-gram guesses them", len(positions), " tokens") as advance:
         for number, position in enumerate(positions.tolist()):
             scores = both_sides(ngram, stream, position)
-            log_probs[number], correct[number] = scores[stream[position]], scores.argmax() == stream[position]
+            log_probs[number], likeliest[number] = scores[stream[position]], scores.argmax()
             advance(1)
-    return Guesses(log_probs, correct)
+    return Guesses(log_probs, likeliest == stream[positions], likeliest)
 
 
 def both_sides(ngram: Ngram, stream: Array, position: int) -> Array:
@@ -142,9 +168,11 @@ def both_sides(ngram: Ngram, stream: Array, position: int) -> Array:
     return out
 
 
-def _report(guesses: Sequence[Guesses], lengths: Array, blocks: Array, name: str, size: int, tokenizer: Tokenizer, options: EvaluateOptions,
-            tokens: int) -> Report:
-    kept, where = np.unique(blocks, return_inverse=True)
+def report_hidden(hidden: Hidden, name: str, tokenizer: Tokenizer, options: EvaluateOptions) -> Report:
+    """Score guesses with intervals. Raises UserError when they are all of one block of text."""
+    guesses = [hidden.model, *([] if hidden.baseline is None else [hidden.baseline])]
+    lengths = hidden.lengths
+    kept, where = np.unique(hidden.blocks, return_inverse=True)
     if len(kept) < 2:
         raise UserError("a text of one block", "at least two, for an interval", "give more text")
 
@@ -152,8 +180,8 @@ def _report(guesses: Sequence[Guesses], lengths: Array, blocks: Array, name: str
         return np.stack([np.bincount(where, column, minlength=len(kept)) for column in columns], axis=1)
 
     one = np.ones(len(lengths))
-    signature = (f"{{}}|one-token-hidden|{len(lengths)}of{tokens}tokens|tokenizer={tokenizer.fingerprint[:12]}"
-                 f"|bootstrap={options.resamples}|block={size}B|seed={options.seed}|v1").format
+    signature = (f"{{}}|one-token-hidden|{len(lengths)}of{hidden.tokens}tokens|tokenizer={tokenizer.fingerprint[:12]}"
+                 f"|bootstrap={options.resamples}|block={hidden.block_size}B|seed={options.seed}|v1").format
     bits = [guess.log_probs.astype(np.float64) / -np.log(2) for guess in guesses]
     measures = {}
     for metric, columns, formula in (("pseudo_bits_per_byte", [added(b, lengths) for b in bits], ratio),

@@ -63,4 +63,8 @@ def evaluate_task(task: str, folder: Path, data: Sequence[Path], recipe: TuneRec
             from myna.roads.answer import evaluate_answerer
 
             return evaluate_answerer(folder, data, recipe)
+        case "chat":
+            from myna.roads.chat import evaluate_chat
+
+            return evaluate_chat(folder, data, recipe)
     raise ValueError(f"no task {task!r}")
