@@ -75,12 +75,20 @@ def fit_logistic(features: Array, targets: Array, names: Sequence[str], ridge: f
     share = min(max(float(np.average(y, weights=counts)), 1e-3), 1 - 1e-3)
     beta = np.zeros(x.shape[1])
     beta[-1] = math.log(share / (1 - share))
+
+    def loss(at: Array) -> float:
+        logits = x @ at
+        return float((counts * (np.logaddexp(0, logits) - y * logits)).sum() + at @ drawn @ at / 2)
+
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ beta, -_LARGEST, _LARGEST)))
         gradient = x.T @ (counts * (y - p)) - drawn @ beta
-        hessian = (x * (counts * np.maximum(p * (1 - p), 1e-9))[:, None]).T @ x + drawn
+        hessian = (x * (counts * p * (1 - p))[:, None]).T @ x + drawn
         step = np.linalg.solve(hessian, gradient)
-        beta += step * min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-12))
+        now = loss(beta)
+        while np.abs(step).max() > _ENOUGH and loss(beta + step) > now:  # Newton's step goes too far where p is near 0 or 1
+            step = step / 2
+        beta += step
         if np.abs(step).max() < _ENOUGH:
             break
     scaled = beta[:-1] / spread

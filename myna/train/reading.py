@@ -48,10 +48,12 @@ def train_reader(base: str, excerpts: Sequence[Excerpt], valid: Sequence[Excerpt
                         "choose another base")
     bfloat16 = machine.probe().bfloat16_pays
 
+    def settle(model: SpanModel) -> SpanModel:
+        model.body.compute_dtype = torch.bfloat16 if bfloat16 else torch.float32
+        return model
+
     def make() -> SpanModel:
-        body = load_model(folder)
-        body.compute_dtype = torch.bfloat16 if bfloat16 else torch.float32
-        return SpanModel(body, options.seed).requires_grad_(True).train()
+        return settle(SpanModel(load_model(folder), options.seed)).requires_grad_(True).train()
 
     tokenizer = Tokenizer.open(folder)
     length = min(options.context or _LENGTH, make().body.max_length)
@@ -81,7 +83,7 @@ def train_reader(base: str, excerpts: Sequence[Excerpt], valid: Sequence[Excerpt
     mean = float(reader.lengths.mean())
     work = Work(validate, lambda model: put_to_use(model).read(excerpts[0].question, [excerpts[0].text]), _FORWARD * mean * len(looked),
                 lambda per_token: _FORWARD * per_token * mean * after)
-    trainee = Trainee("reader of spans", make, lambda model, place: put_to_use(model).save(place), lambda place: Spans.open(place).model,
+    trainee = Trainee("reader of spans", make, lambda model, place: put_to_use(model).save(place), lambda place: settle(Spans.open(place).model),
                       tokenizer, length, _RATE)
     model = fit(trainee, reader, work, out, options, train_options, left, kept)
     model.body.compute_dtype = torch.float32  # as it will be opened
