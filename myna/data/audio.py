@@ -39,6 +39,7 @@ _MOST_CHANNELS = 64
 _MOST_CHUNKS = 10_000  # of a WAV file, so that one of empty chunks cannot take long
 _UNKNOWN = (0, 0xFFFFFFFF)  # a data size that a program writes when it does not know the end yet, as when it writes to a pipe
 _FRAMES_AT_ONCE = 1 << 16
+_INEXACT = 0.01  # own choice: share of the length by which a header of a file of varying bit rate may be wrong unsaid
 _KINDS = {(1, 8): "<u1", (1, 16): "<i2", (1, 24): "<u1", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}  # (format, bits) to numpy
 _EXTENSIBLE = 0xFFFE  # the format is in the first two bytes of the GUID that follows
 _CROSSINGS = 24  # zero crossings of the sinc on each side, and with it
@@ -174,11 +175,25 @@ def _read_with_soundfile(path: Path, tell: Callable[[str], None] | None) -> Arra
                         'convert it, or: pip install "myna[speech]"') from None
     try:
         with soundfile.SoundFile(path) as sound:
-            blocks = sound.blocks(_FRAMES_AT_ONCE, dtype="float32", always_2d=True)
-            return _convert(path, blocks, sound.samplerate, sound.channels, sound.frames, tell)
+            return _convert(path, _blocks(path, sound, tell), sound.samplerate, sound.channels, sound.frames, tell)
     except (soundfile.SoundFileError, RuntimeError) as error:
         why = str(error).rpartition(": ")[2][:120]
+        why = "no sound of a known form" if "not exist" in why else why  # libsndfile's words for an MP3 without a single frame
         raise UserError(f"{path} cannot be read ({why})", "a sound file: WAV, FLAC, MP3 or Ogg", "convert it to WAV") from None
+
+
+def _blocks(path: Path, sound: Any, tell: Callable[[str], None] | None) -> Iterator[npt.NDArray[Any]]:
+    """Yield what an open sound file holds, (frames, channels). One that ends before its header says is said, and ends there.
+
+    `SoundFile.blocks` would fill up such a file, as an MP3 that was cut, with its last block again and again.
+    """
+    done = 0
+    while len(block := sound.read(_FRAMES_AT_ONCE, dtype="float32", always_2d=True)):
+        done += len(block)
+        yield block
+    if done < (1 - _INEXACT) * sound.frames:
+        cut = f"ends after {done / sound.samplerate:.1f} s of the {sound.frames / sound.samplerate:.1f} s that its header says"
+        tell(cut) if tell else say(f"{path.name}: {cut}")
 
 
 # ---- rate ----

@@ -157,3 +157,22 @@ def test_other_files_are_read_with_the_extra_or_refused_by_its_name(tmp_path: Pa
         read_audio(tmp_path / "a.flac")
     with pytest.raises(UserError, match="no file"):
         read_audio(tmp_path / "none.wav")
+
+
+def test_an_mp3_that_was_cut_ends_where_it_was_cut_and_this_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile reads no MP3")
+    whole = np.random.default_rng(0).normal(0, 0.1, 6 * RATE).astype(np.float32)
+    soundfile.write(tmp_path / "whole.mp3", whole, RATE)
+    data = (tmp_path / "whole.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(data[: len(data) // 3])
+    read = read_audio(tmp_path / "whole.mp3")
+    assert abs(len(read) - len(whole)) < 0.2 * RATE and not capsys.readouterr().err
+    cut = read_audio(tmp_path / "cut.mp3")
+    assert RATE < len(cut) < 3 * RATE
+    np.testing.assert_allclose(cut[: RATE], read[: RATE], atol=1e-3)
+    assert "cut.mp3: ends after" in capsys.readouterr().err
+    (tmp_path / "noise.mp3").write_bytes(b"\1" * 999)
+    with pytest.raises(UserError, match=r"noise\.mp3 cannot be read"):
+        read_audio(tmp_path / "noise.mp3")
