@@ -13,7 +13,7 @@ N sentences · K labels
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,8 +77,8 @@ def count_cuts(references: Sequence[Collection[Any]], given: Sequence[Collection
 
 
 def measure_tags(truth: Truth, answers: Answers, options: EvaluateOptions, baseline: tuple[str, Answers],
-                 learned: Collection[str] | None = None) -> Measured:
-    """Measure answers beside a baseline's. learned: words that training had. Raises UserError when there are fewer than two sentences."""
+                 knows: Callable[[str], bool] | None = None) -> Measured:
+    """Measure answers beside a baseline's. knows: tells whether training had a word. Raises UserError on fewer than two sentences."""
     name, others = baseline
     used = sorted({label for rows in (truth.labels, answers.labels, others.labels) for row in rows for label in row})
     how = f"labels={len(used)}|unit=sentence|bootstrap={options.resamples}|seed={options.seed}|v1"
@@ -104,11 +104,11 @@ def measure_tags(truth: Truth, answers: Answers, options: EvaluateOptions, basel
     if truth.scheme == "segments":
         measures["accuracy"] = Measure(right(answers.labels), ratio, f"accuracy of B, M, E, S|{how}", right(others.labels))
     report = measured_report(measures, name, options.resamples, options.seed)
-    details = _describe(truth, answers, used, learned)
+    details = _describe(truth, answers, used, knows)
     return Measured(report, details, _say(details))
 
 
-def _describe(truth: Truth, answers: Answers, used: Sequence[str], learned: Collection[str] | None) -> dict[str, Any]:
+def _describe(truth: Truth, answers: Answers, used: Sequence[str], knows: Callable[[str], bool] | None) -> dict[str, Any]:
     sums = count_labels(truth.labels, answers.labels, used).sum(axis=0)[None]
     rights, wrongs, missed = np.split(sums[0], 3)
     scores = [table(sums)[0] for table in (precision, recall, f1)]
@@ -120,13 +120,14 @@ def _describe(truth: Truth, answers: Answers, used: Sequence[str], learned: Coll
     apart = Counter((true, found) for rows in zip(truth.labels, answers.labels, strict=True)
                     for true, found in zip(*rows, strict=True) if true != found)
     details["confused"] = [{"true": true, "given": found, "tokens": count} for (true, found), count in apart.most_common(_PAIRS)]
-    if learned is not None:
+    if knows is not None:
         hits: Counter[bool] = Counter()
         total: Counter[bool] = Counter()
         for tokens, true, found in zip(truth.tokens, truth.labels, answers.labels, strict=True):
             for token, wanted, had in zip(tokens, true, found, strict=True):
-                total[token in learned] += 1
-                hits[token in learned] += wanted == had
+                seen = knows(token)
+                total[seen] += 1
+                hits[seen] += wanted == had
         details["seen_in_training"] = {name: {"tokens": total[seen], "accuracy": hits[seen] / total[seen] if total[seen] else None}
                                        for name, seen in (("yes", True), ("no", False))}
     if answers.chances is not None:

@@ -111,8 +111,7 @@ class _Road:
         about = {"why": why, "base": self.base}
         tagger = WordTagger(members, self.spaced, segmenter, about)
         with self.clock.stage("measure"):
-            learned = {word for one in self.parts["train"] for word in one.words}
-            measured = measure_tagger(tagger, self.parts["test"], self.recipe, baseline, None if self.segments else learned)
+            measured = measure_tagger(tagger, self.parts["test"], self.recipe, baseline)
         return self._finish(tagger, baseline, measured)
 
     def _note(self, line: str) -> None:
@@ -300,12 +299,8 @@ def _weighed(one: _Emitted, factor: float) -> _Emitted:
     return dataclasses.replace(one[0], weight=one[0].weight * factor), one[1]
 
 
-def measure_tagger(tagger: WordTagger, items: Sequence[TaggedSentence], recipe: TuneRecipe, baseline: _Baseline | None,
-                   learned: set[str] | None) -> Measured:
-    """Measure a tagger on sentences beside hidden Markov models, or beside the most frequent label where there are none.
-
-    learned: words that training had, to tell known and new ones apart.
-    """
+def measure_tagger(tagger: WordTagger, items: Sequence[TaggedSentence], recipe: TuneRecipe, baseline: _Baseline | None) -> Measured:
+    """Measure a tagger on sentences beside hidden Markov models, or beside always saying its first label where there are none."""
     pairs = [labels_of(one, tagger.spaced) for one in items]
     tokens, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     texts = [join_words(one.words, tagger.spaced) for one in items]
@@ -318,14 +313,15 @@ def measure_tagger(tagger: WordTagger, items: Sequence[TaggedSentence], recipe: 
     answers = Answers(tagger.label_rows(rows), _cut(texts, tagger.find_words, tagger.label, tagger.scheme) if plain else None,
                       tagger.chances_rows(rows), tagger.tags)
     if baseline is None:
-        name = "most frequent label"
+        name = f"always {tagger.tags[0]}"
         others = Answers([[tagger.tags[0]] * len(row) for row in tokens])
     else:
         name = "hidden Markov model"
         label = baseline.tagger.tag
         others = Answers([label(row) for row in tokens],
                          _cut(texts, baseline.find_words, lambda rows: [label(row) for row in rows], tagger.scheme) if plain else None)
-    measured = measure_tags(truth, answers, recipe.evaluate, (name, others), learned)
+    measured = measure_tags(truth, answers, recipe.evaluate, (name, others),
+                            None if baseline is None or tagger.scheme == "segments" else baseline.tagger.knows)
     if baseline is not None:
         total = max(1, sum(map(len, labels)))
         right = sum(a == b for row, true in zip(tokens, labels, strict=True)
@@ -366,7 +362,7 @@ def evaluate_tagger(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> M
         say(f"  {count:,} labels were never seen in training, so they are always wrong: {', '.join(unknown[:8])}"
             + (", ..." if len(unknown) > 8 else ""))
     baseline = _Baseline.open(folder / BASELINE) if (folder / BASELINE / "config.json").is_file() else None
-    return measure_tagger(tagger, items, recipe, baseline, None)
+    return measure_tagger(tagger, items, recipe, baseline)
 
 
 def _read_seen(folder: Path) -> set[bytes]:
