@@ -30,8 +30,7 @@ def add_arguments(parser: Parser) -> None:
                         help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
                              "questions), transcribe (FILE recordings with their texts), generate (how varied is what it writes), "
                              "fill (hidden words, by an encoder), complete (functions with their bodies), "
-                             "chat (conversations), "
-                             "translate (pairs)")
+                             "chat (conversations), translate (pairs)")
     parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
     parser.add_argument("--text", metavar="COLUMN", default="", help="--task classify: the column of texts")
