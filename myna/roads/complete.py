@@ -95,7 +95,7 @@ def read_functions(paths: Sequence[Path], recipe: TuneRecipe) -> PairReading:
 class CompleteTask:
     """What the task adds to the road: a `myna.roads.language.Task`."""
 
-    chat = False
+    chat, answer_tokens = False, 64
 
     def __init__(self, base: Path, parts: dict[str, list[Pair]], recipe: TuneRecipe) -> None:
         self.base, self.recipe = base, recipe

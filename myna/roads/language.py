@@ -19,7 +19,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, describe_plan, list_versions, write_pages
+from myna.roads.task import Task
 from myna.roads.task_pages import write_task_pages
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
@@ -60,29 +61,6 @@ _SLOWER = 1.5  # times as long as the base's measure that of the tuned model tak
 _SAMPLE_TOKENS = 32  # of the answer that is shown at each look
 SEEN = "seen.bin"  # hashes of the rows that were learned from, 16 bytes each, so that a later measure can leave them out
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
-
-
-class Task(Protocol):
-    """What a task adds to the road of a tuning."""
-
-    said: list[str]
-    "What is to be kept of what was said."
-
-    @property
-    def chat(self) -> bool:
-        """Whether its examples are conversations, written by the model's chat template where it has one."""
-
-    def lay(self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int | None) -> dict[str, list[Example]]:
-        """Make the examples of train, valid and test, cut so that they fit a row of `context` tokens; whole where it is None."""
-
-    def settle(self, left: float | None, per_token: float, per_step: float) -> dict[str, Any]:
-        """Choose what is measured in the seconds that are left, None where time does not count: {"sources": N, "seconds": of it}."""
-
-    def measure(self, model: Any, sources: int) -> TaskMeasured:
-        """Measure the tuned model at the task on so many held-out sources."""
-
-    def save(self, out: Path) -> None:
-        """Write what makes the directory one of this task."""
 
 
 def tune_language(base: str, given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock) -> Report:
@@ -114,6 +92,7 @@ class Tuning:
                  task: Task | None = None) -> None:
         self.base, self.out, self.recipe, self.reading, self.clock, self.request = base, out, recipe, reading, clock, request
         self.options, self.task = recipe.tune, task
+        self.answer_tokens = _ANSWER_TOKENS if task is None else min(_ANSWER_TOKENS, task.answer_tokens)
         self.tokenizer = Tokenizer.open(base)
         self.template: ChatTemplate | None = None
         if task is None or task.chat:
@@ -300,7 +279,7 @@ class Tuning:
         scores = {name: score_pieces(model, self.labelled[part], self.tokenizer)
                   for name, part in (("answers", "test"), ("unrelated", "unrelated"))}
         scored = time.monotonic() - began
-        answers = answer_prompts(model, self.prompts["test"], self._ends(), _ANSWER_TOKENS)
+        answers = answer_prompts(model, self.prompts["test"], self._ends(), self.answer_tokens)
         seconds = time.monotonic() - began
         tokens = sum(len(piece.ids) for part in ("test", "unrelated") for piece in self.labelled[part])
         steps = 1 + max((len(answer.ids) for answer in answers), default=0)
@@ -317,7 +296,7 @@ class Tuning:
     def _say_answers(self, measured: Measured) -> None:
         bits, size, _ = measured.scores["answers"].sum(axis=0)
         asked = len(measured.answers)
-        ended = f"; {measured.stopped} of {asked} answers stop by themselves within {_ANSWER_TOKENS} tokens" if asked else ""
+        ended = f"; {measured.stopped} of {asked} answers stop by themselves within {self.answer_tokens} tokens" if asked else ""
         say(f"  {bits / max(1.0, size):.3f} bits per byte of what is to be learned, held out{ended}")
 
     # ---- the plan ----
@@ -392,7 +371,7 @@ class Tuning:
                  for question, old, new in zip(self.questions, before.answers, after.answers, strict=True)]
         return {"base": self.request["base"][0], "base_sha256": self.kept["sources"]["base"], "method": self.options.method,
                 "changed": self.kept["changed"], "rows": self.reading.said(), "labels": self.reports["train"].said(),
-                "answers": shown[:_SHOWN], "prompts": len(after.answers), "answer_tokens": _ANSWER_TOKENS,
+                "answers": shown[:_SHOWN], "prompts": len(after.answers), "answer_tokens": self.answer_tokens,
                 "stopped": {"before": before.stopped, "after": after.stopped},
                 "unrelated": "Python's help topics" if self.options.unrelated is None else str(self.options.unrelated)}
 

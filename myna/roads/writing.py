@@ -33,6 +33,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 SEEN = "seen.bin"  # hashes of the sources that were learned from, 16 bytes each, so that a later measure can leave them out
 _SHARE = 0.15  # of the time that is left, for the task's own measure: own choice
 _FEWEST, _MOST = 8, 200  # sources measured: own choice; fewer say nothing, more take time from the training
+_AT_ONCE = 12  # texts are written in the time of one that was timed: of `Writer`'s batches of 16, the last of which are shorter
 _NO_TIME = 64  # of a tuning by steps
 _WRITTEN_SHARE = 0.98  # of the targets that what may be written must hold
 _LOOKED_AT = 2000  # targets
@@ -72,6 +73,8 @@ def sort_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 class WritingTask:
     """What such a task adds to the road: a `myna.roads.language.Task`."""
+
+    answer_tokens = 32  # own choice: all it writes is measured afterwards
 
     def __init__(self, writing: Writing, parts: dict[str, list[Pair]], judge: Judge, recipe: TuneRecipe) -> None:
         self.judge, self.recipe = judge, recipe
@@ -126,7 +129,7 @@ class WritingTask:
         assert self._words is not None
         tokens = [len(self.writing.encode(pair.source, *self._words)) for pair in self.parts["test"][:_NO_TIME]]
         most = self.writing.source_tokens
-        each = per_token * sum(min(count, most) for count in tokens) / len(tokens) + per_step * self.writing.max_tokens / _FEWEST
+        each = per_token * sum(min(count, most) for count in tokens) / len(tokens) + per_step * self.writing.max_tokens / _AT_ONCE
         sources = min(there, _MOST, max(_FEWEST, int(_SHARE * left / each)))
         return {"sources": sources, "seconds": sources * each}
 
