@@ -26,7 +26,7 @@ import shutil
 import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from myna.corpus.read import Found, walk
 from myna.corpus.store import Corpus
 from myna.errors import UserError
 from myna.files import lock, new_directory, read_json, sha256, write_json
+from myna.retrieval.added import Added
 from myna.retrieval.lexical import Block, join_blocks, score_blocks, write_block
 from myna.retrieval.options import IndexOptions, Mode, SearchOptions
 from myna.retrieval.passages import cut_passages
@@ -71,35 +72,6 @@ class Hit:
     "Its number in the index."
     document: int = 0
     "The number of its document in its segment, of several in one file."
-
-
-@dataclass
-class Added:
-    """What adding files did."""
-
-    files: int = 0
-    unchanged: int = 0
-    replaced: int = 0
-    documents: int = 0
-    passages: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    partial: list[str] = field(default_factory=list)
-    "Files read in part, each with what was wrong."
-    missing: int = 0
-    "Files of the index that are no longer where they were."
-    notes: Counter[str] = field(default_factory=Counter)
-    "What is to be said of the vectors of passages."
-
-    def said(self) -> str:
-        """Say it in a line."""
-        parts = [f"{self.files:,} files, {self.documents:,} documents, {self.passages:,} passages added"]
-        parts += [f"{self.unchanged:,} unchanged"] if self.unchanged else []
-        parts += [f"{self.replaced:,} replaced"] if self.replaced else []
-        parts += [f"{count:,} left out: {reason}" for reason, count in self.rejected.most_common()]
-        parts += [f"{len(self.partial):,} read in part: {', '.join(self.partial[:3])}"] if self.partial else []
-        parts += [f"{self.missing:,} no longer there, but still in the index (--remove takes them out)"] if self.missing else []
-        parts += [f"{count:,} passages {what}" for what, count in self.notes.most_common()]
-        return "; ".join(parts)
 
 
 class Index:

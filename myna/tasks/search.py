@@ -22,7 +22,8 @@ from myna.files import sha256
 from myna.models.fetched import resolve_model
 from myna.models.pooling import read_pooling
 from myna.models.pretrained import load_model
-from myna.retrieval.index import Added, Hit, Index
+from myna.retrieval.added import Added
+from myna.retrieval.index import Hit, Index
 from myna.retrieval.options import IndexOptions, SearchOptions
 from myna.tasks.embed import embed_texts
 from myna.tokenizer.tokenizer import Tokenizer
