@@ -33,6 +33,7 @@ Array = npt.NDArray[Any]
 
 TASK, SEGMENTER = "task.json", "segmenter"
 _MOST_BYTES = 1 << 20  # of task.json
+_MOST_TAGS = 2000  # as many as data may have (`myna.data.tagged`); their steps take 32 MB
 _FOLDERS = (".", "chain", "baseline")
 _OWN = ("format", "task", "labels", "spaced", "segmenter", "members")  # what task.json says that is not `about`
 
@@ -109,6 +110,8 @@ class WordTagger:
         """Take members that have the same labels in the same order. about: what else task.json says."""
         self.members, self.spaced, self.segmenter, self.about = list(members), spaced, segmenter, dict(about or {})
         self.tags = members[0].model.tags
+        if len(self.tags) > _MOST_TAGS:
+            raise UserError(f"{len(self.tags):,} labels", f"at most {_MOST_TAGS:,}, for each is weighed after each other", "use another model")
         self.scheme = scheme_of(self.tags)
         self.steps = legal_steps(self.tags)
         for member in members:

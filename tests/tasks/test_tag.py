@@ -223,6 +223,18 @@ def test_a_damaged_task_is_refused(made: tuple[Path, Path], tmp_path: Path, chan
         myna.load(folder)
 
 
+def test_more_labels_than_can_be_weighed_are_refused(tmp_path: Path) -> None:
+    from myna.models.token_head import NeuralTagger, TokenClassifier
+    from myna.tokenizer.train import learn_tokenizer
+    from tests.models.test_token_head import tiny
+
+    tokenizer = learn_tokenizer(["去港"], 300)
+    model = TokenClassifier(tiny("gru", tokenizer.vocab_size), [str(number) for number in range(2001)]).requires_grad_(False)
+    NeuralTagger(model, tokenizer, 32).save(tmp_path)
+    with pytest.raises(UserError, match="2,001 labels"):
+        myna.load(tmp_path)
+
+
 def test_other_models_label_no_words(made: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="gives no labels"):
         myna.load(made[0]).classify(["x"])
