@@ -111,7 +111,8 @@ class WordTagger:
         self.members, self.spaced, self.segmenter, self.about = list(members), spaced, segmenter, dict(about or {})
         self.tags = members[0].model.tags
         if len(self.tags) > _MOST_TAGS:
-            raise UserError(f"{len(self.tags):,} labels", f"at most {_MOST_TAGS:,}, for each is weighed after each other", "use another model")
+            raise UserError(f"{len(self.tags):,} labels", f"at most {_MOST_TAGS:,}, for each is weighed after each other",
+                            "use another model")
         self.scheme = scheme_of(self.tags)
         self.steps = legal_steps(self.tags)
         for member in members:
