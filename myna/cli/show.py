@@ -29,6 +29,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Describe the directory without loading the model."""
     from myna.models.fetched import resolve_model
+    from myna.tasks.record import has_task_record
 
     folder = existing(str(resolve_model(args.directory)))
     try:
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
             value, lines, table = _tokens(folder)
         elif (folder / "index.json").is_file():
             value, lines, table = _index(folder)
+        elif has_task_record(folder):
+            value, lines, table = _task(folder)
         else:
             value, lines, table = _model(folder)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:  # a file that Myna did not write so
@@ -65,6 +68,20 @@ def _index(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
     vectors = f"words, and vectors of {index.options.encoder}" if index.encoder else "words alone"
     return value, [f"an index of {value['files']:,} files, {value['passages']:,} passages of at most {index.options.passage_bytes:,} bytes",
                    f"found by: {vectors}", f"on disk: {human(size)}B", f'next: myna search {folder} "..."'], None
+
+
+def _task(folder: Path) -> tuple[dict[str, Any], list[str], Any]:
+    from myna.tasks.record import read_task_record
+
+    record = read_task_record(folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    value = {"kind": "task", "task": record.task, "base": record.base, "bytes": size, "report": record.report.to_json(),
+             "said": record.said, "lineage": record.lineage}
+    rows = [("size", f"{human(size)}B"), ("data", ", ".join(str(file.get("path", "")) for file in record.files[:_SHOWN])),
+            ("took", duration(record.seconds) if record.seconds else "")]
+    lines = [f"{record.name}: for {record.task}, begun with {record.base or 'nothing'}", *_rows(rows),
+             *(f"  {line}" for line in record.said), f"next: myna {record.task} {folder} {record.command}".rstrip()]
+    return value, lines, record.report.table() if record.report.metrics else None
 
 
 def _model(folder: Path) -> tuple[dict[str, Any], list[str], Any]:

@@ -151,7 +151,11 @@ class _Road:
             best.seconds = self.clock.seconds - began
             self._note(best.say())
             fitted.append(best)
-        return fitted[0], fitted[1]
+        plain, weighted = fitted
+        if plain.loss < weighted.loss:
+            self._note("of the two linear models the plain one, which is the baseline, is better and taken")
+            return plain, plain
+        return plain, weighted
 
     def _judge(self, name: str, model: Any, scores: Array) -> Fitted:
         targets = self.targets["valid"]

@@ -70,6 +70,16 @@ def read_task_record(folder: Path) -> TaskRecord:
                         "restore myna.json and report.json") from None
 
 
+def has_task_record(folder: Path) -> bool:
+    """Tell whether a directory was finished by a task's road."""
+    if not (folder / "myna.json").is_file() or not (folder / "report.json").is_file():
+        return False
+    try:
+        return str(read_json(folder / "myna.json", _MOST_BYTES)["lineage"]["request"]["recipe"]["tune"]["task"]) != "language"
+    except (UserError, *_DAMAGE):
+        return False
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     value = read_json(path, _MOST_BYTES)
     if not isinstance(value, dict):

@@ -33,11 +33,29 @@ def pairs(reading: LabelledReading) -> list[tuple[str, tuple[str, ...]]]:
     ({"Category": "pos", "Text": "good"}, {"text": "Text", "label": "Category"}),
     ({"id": 3, "review": "good", "sentiment": "pos"}, {"text": "review", "label": "sentiment"}),
     ({"title": "good", "topic": "pos"}, {"text": "title", "label": "topic"}),
+    ({"编号": 3, "评论": "good", "情感": "pos"}, {"text": "评论", "label": "情感"}),
+    ({"类别": "pos", "内容": "good"}, {"text": "内容", "label": "类别"}),
 ])
 def test_columns_are_found_by_their_usual_names(tmp_path: Path, row: dict[str, Any], columns: dict[str, str]) -> None:
     reading = read(write(tmp_path / "a.jsonl", row))
     assert pairs(reading) == [("good", ("pos",))] and reading.columns == columns
     assert reading.said() == [f"text: {columns['text']}, label: {columns['label']}; 1 row"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+def test_a_chinese_table_is_read_in_its_encoding(tmp_path: Path, encoding: str) -> None:
+    lines = "".join(f"这本书第{number}章写得很好看，值得一读,好评\r\n质量太差了，第{number}页就破了,差评\r\n" for number in range(9))
+    (tmp_path / "a.csv").write_bytes(f"文本,标签\r\n{lines}".replace("，值", "、值").encode(encoding))
+    found = pairs(read(tmp_path / "a.csv"))
+    assert len(found) == 18 and found[0] == ("这本书第0章写得很好看、值得一读", ("好评",))
+
+
+@pytest.mark.parametrize("cell", ["新闻|体育", "新闻,体育", "新闻，体育", "新闻、体育", "新闻;体育"])
+def test_several_labels_in_a_cell_are_divided_where_they_are_asked_for(tmp_path: Path, cell: str) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "今天有比赛", "标签": cell}, {"text": "今天没有比赛", "标签": "新闻"})
+    assert pairs(read(path, multi_label=True)) == [("今天有比赛", ("新闻", "体育")), ("今天没有比赛", ("新闻",))]
+    reading = read(path)
+    assert pairs(reading)[0] == ("今天有比赛", (cell,)) and any("--multi-label" in line for line in reading.said()) == ("|" in cell)
 
 
 def test_a_title_goes_before_its_text_and_columns_can_be_named(tmp_path: Path) -> None:
@@ -117,7 +135,9 @@ def test_imbalance_and_too_few_texts_are_said(tmp_path: Path) -> None:
     rows = [{"text": f"text {number}", "label": "rare" if number < 8 else "usual"} for number in range(400)]
     parts = split_labelled(read(write(tmp_path / "a.jsonl", *rows)), SplitOptions())
     assert any(line.startswith("uneven: usual stands") for line in parts.said)
+    few = split_labelled(read(write(tmp_path / "few.jsonl", *rows[:40])), SplitOptions())
+    assert any("the test part has 4 texts only" in line for line in few.said)
     with pytest.raises(UserError, match="at least 2 texts in each part, and 2 labels"):
         split_labelled(read(write(tmp_path / "b.jsonl", *rows[:3])), SplitOptions())
-    with pytest.raises(UserError, match="1 different labels"):
+    with pytest.raises(UserError, match="have the label 'rare'"):
         split_labelled(read(write(tmp_path / "c.jsonl", *rows[:8])), SplitOptions())

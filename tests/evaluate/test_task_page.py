@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from myna.cli.main import main
 from myna.errors import UserError
 from myna.evaluate.task_page import group_lines, write_task_page
 from myna.metrics.report import Report, Score
 from myna.roads.task_pages import write_task_pages
+from myna.tasks.record import has_task_record
 from tests.evaluate.directories import HOSTILE
 
 
@@ -85,3 +87,16 @@ def test_a_damaged_directory_is_one_line(tmp_path: Path, broken: dict[str, Any])
     (folder / "myna.json").write_text(json.dumps({**value, **broken}))
     with pytest.raises(UserError):
         write_task_page(folder)
+
+
+def test_show_says_the_task_its_scores_and_what_was_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_directory(tmp_path / "made", said="，两者")
+    assert main(["show", str(folder)]) == 0
+    out = capsys.readouterr().out
+    for part in ("for classify, begun with new", "both are used，两者", "0.870", "myna classify", "评论，两者.csv"):
+        assert part in out
+    assert main(["show", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "task" and found["report"]["accuracy"]["value"] == 0.87
+    (folder / "myna.json").write_text("[]")
+    assert not has_task_record(folder) and not has_task_record(tmp_path)
