@@ -9,6 +9,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from myna.cli.generate import read_prompt
 from myna.cli.main import Parser, add_options, read_options
 from myna.errors import UserError
 from myna.generate.options import FillOptions
@@ -16,8 +17,8 @@ from myna.generate.options import FillOptions
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags of `myna fill`."""
-    parser.add_argument("model", metavar="DIR", help="model directory of an encoder")
-    parser.add_argument("text", metavar="TEXT", help="text with blanks: [MASK], <mask>, <|mask|> or ___")
+    parser.add_argument("model", metavar="DIR", help="model directory of an encoder, or the name of a fetched one")
+    parser.add_argument("text", metavar="TEXT", help="text with blanks: [MASK], <mask>, <|mask|> or ___; - reads standard input")
     add_options(parser, FillOptions)
 
 
@@ -35,9 +36,10 @@ def run(args: argparse.Namespace) -> int:
     if not hasattr(model, "masked_log_probs"):
         raise UserError(f"{folder} is a model that reads from left to right", "an encoder, which sees both sides of a blank",
                         "make one with myna build --family encoder, or continue a text with myna generate")
-    fillings = fill_text(model, Tokenizer.open(folder), args.text, options)
+    text = read_prompt(args.text)
+    fillings = fill_text(model, Tokenizer.open(folder), text, options)
     if args.json:
-        print(json.dumps({"text": args.text, "options": asdict(options), "fillings": [asdict(filling) for filling in fillings]},
+        print(json.dumps({"text": text, "options": asdict(options), "fillings": [asdict(filling) for filling in fillings]},
                          ensure_ascii=False, allow_nan=False))
         return 0
     for filling in fillings:

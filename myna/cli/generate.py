@@ -29,7 +29,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `myna generate`."""
-    parser.add_argument("model", metavar="DIR", help="model directory")
+    parser.add_argument("model", metavar="DIR", help="model directory, or the name of a fetched model")
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", default="",
                         help="text to continue; - reads standard input (less one final newline); none begins a new document")
     add_sampling(parser)
@@ -53,7 +53,7 @@ def add_sampling(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = (
 def run(args: argparse.Namespace) -> int:
     """Generate: text on standard output as it comes, a line with the speed on standard error."""
     options = read_sampling(args)
-    prompt = _read_prompt(args.prompt)
+    prompt = read_prompt(args.prompt)
     from myna.api import load
 
     model = load(args.model, args.member, args.precision)
@@ -106,13 +106,14 @@ def take_suggested(args: argparse.Namespace, options: SampleOptions, rules: Rule
     return make(SampleOptions, {**asdict(options), **wanted})
 
 
-def _read_prompt(prompt: str) -> str:
+def read_prompt(prompt: str) -> str:
+    """Return a text given on the command line; - reads standard input. Raises UserError when that is not UTF-8."""
     if prompt != "-":
         return prompt
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"standard input is not UTF-8 ({error.reason} at byte {error.start})", "a prompt in UTF-8") from None
+        raise UserError(f"standard input is not UTF-8 ({error.reason} at byte {error.start})", "a text in UTF-8") from None
 
 
 def _stream(stream: Stream, shown: str, live: bool) -> None:

@@ -45,6 +45,7 @@ COMMANDS = {  # in the order a person meets them
     "similar": "list the words or texts nearest to one, by vectors",
     "index": "make an index of documents, or add to it",
     "search": "find the passages of an index that a question is about",
+    "answer": "answer a question from your documents, with the sentence quoted",
     "fill": "fill the blanks of a text, by an encoder",
     "classify": "give texts labels: sentiment, topic, intent",
     "tag": "label words: part of speech, names; find Chinese words",
@@ -213,7 +214,7 @@ def _run(name: str, argv: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}{nearest(name, list(COMMANDS))}", "one of " + ", ".join(COMMANDS))
     command = importlib.import_module(f"myna.cli.{name}")
-    parser = Parser(prog=f"myna {name}", description=COMMANDS[name].capitalize() + ".")
+    parser = Parser(prog=f"myna {name}", description=COMMANDS[name][:1].upper() + COMMANDS[name][1:] + ".")
     command.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     try:

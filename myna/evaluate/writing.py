@@ -38,8 +38,8 @@ from myna.tokenizer.tokenizer import Tokenizer
 PROMPTS, PROMPT_TOKENS, TOKENS = 24, 32, 64  # own choice: a minute for a small model on one core
 _FEWEST_PROMPTS = 2  # for an interval
 _EXAMPLES, _SHOWN, _CHARACTERS = 5, 2, 400  # texts kept at each end, shown, and of each
-_DRAWN = "drawn"
-WAYS = {"greedy": SampleOptions(temperature=0.0), "4 beams": SampleOptions(num_beams=4), _DRAWN: SampleOptions(),
+_GREEDY, _DRAWN = "greedy", "drawn"
+WAYS = {_GREEDY: SampleOptions(temperature=0.0), "4 beams": SampleOptions(num_beams=4), _DRAWN: SampleOptions(),
         "contrastive": SampleOptions(penalty_alpha=0.6, top_k=4)}  # alpha and k as in Su et al. 2022, section 5
 
 
@@ -141,7 +141,7 @@ def _report(model: Written, baseline: Written | None, name: str, options: Evalua
 
 
 def _describe(given: Sequence[Prompt], written: dict[str, Written]) -> dict[str, Any]:
-    """Give the numbers of every way, and the texts that repeat themselves least and most."""
+    """Give the numbers of every way, and the prompts after which greedy texts repeat themselves least and most."""
     ways = {}
     for way, made in written.items():
         sums = {n: np.array([count_distinct(words, n) for words in made.words]).sum(axis=0) for n in range(1, LONGEST + 1)}
@@ -149,7 +149,7 @@ def _describe(given: Sequence[Prompt], written: dict[str, Written]) -> dict[str,
         ways[way] = {f"repetition_{LONGEST}": 1 - shares[LONGEST], **{f"distinct_{n}": shares[n] for n in (1, 2, 3)},
                      "distinct_3_across": across(made.words, 3), "words": float(np.mean([len(split_words(text)) for text in made.texts])),
                      "seconds": made.seconds}
-    rates = [repetition(words) for words in written[_DRAWN].words]
+    rates = [repetition(words) for words in written[_GREEDY].words]
     order = sorted(range(len(given)), key=lambda at: rates[at])
 
     def show(at: int) -> dict[str, Any]:
@@ -162,14 +162,15 @@ def _describe(given: Sequence[Prompt], written: dict[str, Written]) -> dict[str,
 
 def _say(details: dict[str, Any]) -> list[str]:
     """Say in lines what was written by each way."""
-    lines = [f"{details['prompts']} prompts of the text, continued by at most {TOKENS} tokens, words counted up to the person's",
+    lines = [f"{details['prompts']} prompts of the text, each continued by at most {TOKENS} tokens",
              f"{'':<22} {'repeated':>8} {'dist-1':>7} {'dist-2':>7} {'dist-3':>7} {'across':>7} {'words':>6}"]
     for way, row in details["ways"].items():
         shares = " ".join(f"{row[key]:7.3f}" for key in ("distinct_1", "distinct_2", "distinct_3", "distinct_3_across"))
         lines.append(f"{way[:22]:<22} {row[f'repetition_{LONGEST}']:8.3f} {shares} {row['words']:6.1f}")
-    lines.append("repeated: 4-grams that the text had before; dist-n: n-grams that differ within a text; across: 3-grams over all texts")
+    lines += ["repeated: 4-grams that the text had before; dist-n: n-grams that differ within",
+              "a text; across: 3-grams over all texts; each up to the person's number of words"]
     lines += [f"{way}: not possible ({why})" for way, why in details.get("missing", {}).items()]
     row = details["worst"][0]
-    lines += [f"most repeated ({row[f'repetition_{LONGEST}']:.3f}), after \"...{' '.join(row['prompt'].split())[-48:]}\":"]
-    lines += [f"  {way}: {' '.join(row[way].split())[:64]}" for way in details["ways"] if way in row]
+    lines += [f"most repeated greedily ({row[f'repetition_{LONGEST}']:.3f}), after \"...{' '.join(row['prompt'].split())[-36:]}\":"]
+    lines += [f"  {way[:20]}: {' '.join(row[way].split())[:56]}" for way in details["ways"] if way in row]
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -151,3 +152,11 @@ def test_a_wide_search_finds_what_trying_everything_finds(folder: Path) -> None:
     assert math.log(found[0].probability) == pytest.approx(best[expected[0]], abs=1e-4)
     with pytest.raises(UserError, match="max_pieces"):
         fill_text(table, tokenizer, "___", FillOptions(max_pieces=0))
+
+
+def test_a_text_comes_from_standard_input_as_well(folder: Path, capsys: pytest.CaptureFixture[str],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "我有一只___，它学会了说话。"
+    expected = fill(folder, text, capsys)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode() + b"\n"), encoding="ascii"))
+    assert fill(folder, "-", capsys) == expected

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from myna.metrics.diversity import across, count_distinct, distinct, repetition, split_words
+from tests.docs_code import load_block
 
 
 def test_words_and_characters() -> None:
@@ -24,10 +25,11 @@ def test_numbers_known_by_hand() -> None:
 
 
 def test_random_texts_against_a_count_by_hand() -> None:
-    rng = random.Random(0)
+    rng, slow = random.Random(0), load_block("docs/tasks/generate.md").repetition
     for _ in range(1000):
         words, n = rng.choices("春夏秋冬abc", k=rng.randint(0, 30)), rng.randint(1, 4)
         ngrams = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
         assert count_distinct(words, n) == (len(set(ngrams)), len(ngrams))
+        assert repetition(words, n) == pytest.approx(slow(words, n))
         again = sum(ngram in ngrams[:at] for at, ngram in enumerate(ngrams))
         assert repetition(words, n) == pytest.approx(again / len(ngrams) if ngrams else 0)
