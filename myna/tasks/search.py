@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +38,8 @@ class Encode(Protocol):
 def make_index(folder: Path, inputs: Sequence[Path], options: IndexOptions) -> Added:
     """Make an index, or add to one that is there. Raises UserError when it was made with other options."""
     new = not folder.exists()
+    if options.encoder and Path(options.encoder).exists():  # so that the index opens from any folder
+        options = dataclasses.replace(options, encoder=str(Path(options.encoder).resolve()))
     if is_index(folder):
         index, embed = open_index(folder)
         if options not in (index.options, IndexOptions()):
@@ -75,12 +77,12 @@ def is_index(folder: Path) -> bool:
     return (folder / "index.json").is_file()
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Searcher:
     """An index, opened with the encoder of its vectors where it has some."""
 
     index: Index
-    embed: Encode | None = field(repr=False)
+    embed: Encode | None = dataclasses.field(repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Searcher:

@@ -86,6 +86,16 @@ def test_a_recipe_and_flags_that_win(tmp_path: Path, encoder: Path, capsys: pyte
     assert "did you mean passage_bytes" in capsys.readouterr().err
 
 
+def test_an_index_opens_from_another_folder(tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("The heron stands in the river.")
+    monkeypatch.chdir(encoder.parent)
+    for _ in range(2):
+        run(capsys, "index", tmp_path / "a.txt", "--out", tmp_path / "index", "--encoder", encoder.name)
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "search", "index", "heron", "--mode", "dense")["results"][0]["hits"]
+
+
 def test_in_python(tmp_path: Path, encoder: Path) -> None:
     (tmp_path / "a.txt").write_text("The heron stands in the river.")
     (tmp_path / "b.txt").write_text("鸚鵡螺號潛入深海。")
