@@ -26,15 +26,15 @@ def add_arguments(parser: Parser) -> None:
     add_precision(parser)
     parser.add_argument("--task", metavar="NAME", default="language",
                         choices=("language", "classify", "tag", "search", "transcribe", "generate", "fill", "complete", "chat",
-                                 "summarize", "translate"),
+                                 "summarize", "translate", "answer"),
                         help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
                              "questions), transcribe (FILE recordings with their texts), generate (how varied is what it writes), "
                              "fill (hidden words, by an encoder), complete (functions with their bodies), "
-                             "chat (conversations), translate (pairs)")
-    parser.add_argument("--skip-bad", action="store_true", help="--task classify: pass over rows that cannot be read, and count them")
+                             "chat (conversations), translate (pairs), answer (questions with their passages)")
+    parser.add_argument("--skip-bad", action="store_true", help="of tasks with rows: pass over those that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
-    parser.add_argument("--text", metavar="COLUMN", default="", help="--task classify: the column of texts")
-    parser.add_argument("--label", metavar="COLUMN", default="", help="--task classify: the column of labels")
+    parser.add_argument("--text", metavar="COLUMN", default="", help="the column of texts (--task search: of questions), where its name is not usual")
+    parser.add_argument("--label", metavar="COLUMN", default="", help="the column of labels (--task search: of what is relevant)")
     parser.add_argument("--mode", choices=("auto", "lexical", "dense", "hybrid"), default="auto",
                         help="--task search: by words, by vectors, or both; auto is both where the index has vectors")
     parser.add_argument("--num-beams", metavar="N", dest="speech.num_beams", default=argparse.SUPPRESS,
