@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
                              "chat (conversations), translate (pairs), answer (questions with their passages)")
     parser.add_argument("--skip-bad", action="store_true", help="of tasks with rows: pass over those that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
-    parser.add_argument("--text", metavar="COLUMN", default="", help="the column of texts (--task search: of questions), where its name is not usual")
+    parser.add_argument("--text", metavar="COLUMN", default="", help="the column of texts (--task search: of questions), if oddly named")
     parser.add_argument("--label", metavar="COLUMN", default="", help="the column of labels (--task search: of what is relevant)")
     parser.add_argument("--mode", choices=("auto", "lexical", "dense", "hybrid"), default="auto",
                         help="--task search: by words, by vectors, or both; auto is both where the index has vectors")
