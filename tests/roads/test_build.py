@@ -268,6 +268,7 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
         "index": [built.texts, "--out", tmp_path / "index"], "search": [tmp_path / "index", "class"],
         "classify": [topics, "a text"], "complete": [built.folder, "def f(x):", "--max-tokens", 4],
         "tag": [tagger, "鳥去"], "embed": [encoder, "a bird"],
+        "summarize": ["textrank", "One. Two.", "--sentences", 1],
         "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
     assert set(runs) == set(COMMANDS)
     for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
