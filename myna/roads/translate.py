@@ -1,8 +1,8 @@
 """The road of a translator: pairs and minutes in; a model that translates out, measured beside its nearest example.
 
-read -> split by source -> a vocabulary of both languages -> each source with the example most like it -> plan, rehearsal, the one
-training loop -> on the validation part: from which likeness an example's translation is taken as it is -> measured on the test part ->
-written, with the training part as its memory.
+read -> split by source -> phrases of the aligned examples, in seconds -> a vocabulary of both languages, each source with the example
+most like it, plan, rehearsal, the one training loop -> on the validation part: whether the phrases or the model translate better, and
+from which likeness an example's translation is taken as it is -> measured on the test part -> written, the training part as its memory.
 
     tune_translator("new", {"data": [Path("en-zh.jsonl")]}, Path("my-translator"), TuneRecipe(TuneOptions(task="translate")), clock)
 """
@@ -31,13 +31,14 @@ from myna.metrics.report import Report
 from myna.metrics.translation import bleu, count_bleu, split_chinese, split_words
 from myna.models.families import family_of
 from myna.models.fetched import resolve_model
+from myna.models.phrases import Phrases
 from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.retrieval.memory import Memory
 from myna.roads.build import Clock, list_versions
 from myna.roads.task_pages import write_task_pages
-from myna.tasks.translate import NEVER, Translated, Translator, take_example
+from myna.tasks.translate import NEVER, Translated, Translator, mask_pair, take_example
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import learn_tokenizer
 from myna.train.translating import Material, new_model, train_translator
@@ -80,6 +81,9 @@ class _Road:
 
     def run(self) -> Report:
         """Go the road."""
+        pairs = [(pair.source, pair.target) for pair in self.parts["train"]]
+        with self.clock.stage("phrases"):
+            phrases = Phrases.fit([mask_pair(*pair) or ("", "") for pair in pairs])
         with self.clock.stage("vocabulary and nearest examples"):
             self._prepare()
             material = self._encode()
@@ -87,9 +91,9 @@ class _Road:
             model = self._train(material)
         columns = self.readings["data"].columns
         about = {"columns": columns, "words": name_words([pair.target for pair in self.parts["train"][:2000]]), "base": self.base}
-        translator = Translator(model, self.coder.tokenizer, [(pair.source, pair.target) for pair in self.parts["train"]], about=about)
+        translator = Translator(model, self.coder.tokenizer, pairs, about=about)
         with self.clock.stage("choose"):
-            translator.threshold = self._choose(translator)
+            self._choose(translator, phrases)
         with self.clock.stage("measure"):
             measured = measure_translator(translator, self.parts["test"], self.recipe)
         return self._finish(translator, measured)
@@ -164,22 +168,28 @@ class _Road:
                                 {"request": request_of(self.recipe, self.given), "sources": sources},
                                 lambda model: Translator(model.eval(), self.coder.tokenizer, []).translate(sample))
 
-    def _choose(self, translator: Translator) -> float:
-        """Find the likeness from which an example's translation beats the model's on the validation part."""
+    def _choose(self, translator: Translator, phrases: Phrases) -> None:
+        """Settle, on the validation part, who writes, and from which likeness an example's translation is taken."""
         pairs = self.parts["valid"][:_CHOSEN_ON]
-        results = translator.translate([pair.source for pair in pairs])
-        memory = nearest_translations(translator, results)
-        split = split_chinese if translator.about["words"] == "zh" else split_words
         references = [pair.target for pair in pairs]
-        counts = [count_bleu(texts, references, split) for texts in ([result.text for result in results], memory)]
-        likeness = np.array([result.nearest.similarity if result.nearest else -1.0 for result in results])
-        scores = {step: float(bleu(np.where((likeness >= step)[:, None], counts[1], counts[0]).sum(axis=0)[None])[0])
-                  for step in _THRESHOLDS}
-        best = max(scores, key=lambda step: (scores[step], step))
+        split = split_chinese if translator.about["words"] == "zh" else split_words
+        scores: dict[tuple[str, float], float] = {}
+        for writer, phrases_or_none in (("model", None), ("phrases", phrases)):
+            translator.phrases = phrases_or_none
+            results = translator.translate([pair.source for pair in pairs])
+            likeness = np.array([result.nearest.similarity if result.nearest else -1.0 for result in results])
+            counts = [count_bleu(texts, references, split)
+                      for texts in ([result.text for result in results], nearest_translations(translator, results))]
+            for step in _THRESHOLDS:
+                scores[writer, step] = float(bleu(np.where((likeness >= step)[:, None], counts[1], counts[0]).sum(axis=0)[None])[0])
+        writer, best = max(scores, key=lambda one: (scores[one], one[1]))
+        translator.phrases, translator.threshold = phrases if writer == "phrases" else None, best
+        alone = {"phrases": scores["phrases", NEVER], "model": scores["model", NEVER], "nearest example": scores["model", 0.0]}
+        listed = ", ".join(f"{name} {score:.1f}" for name, score in alone.items())
+        self._note(f"BLEU on {len(pairs):,} pairs of the validation part: {listed}")
         how = "never" if best == NEVER else f"from a likeness of {best:g} on"
-        self._note(f"an example's translation is taken as it is {how}: BLEU {scores[best]:.1f} on {len(pairs):,} pairs of the validation "
-                   f"part, {scores[NEVER]:.1f} where never and {scores[0.0]:.1f} where always")
-        return best
+        self._note(f"the {writer} {'write' if writer == 'phrases' else 'writes'}, and an example's translation is taken as it is {how}: "
+                   f"together {scores[writer, best]:.1f}")
 
     def _finish(self, translator: Translator, measured: Measured) -> Report:
         """Write the directory; myna.json is last."""

@@ -1,9 +1,11 @@
-"""Translate texts with an encoder-decoder and the examples it learned from.
+"""Translate texts with an encoder-decoder, or with phrases of the examples, whichever was better on the validation part.
 
-A translator's directory has `task.json` beside the model, and `memory.jsonl`: the pairs of the training part. Each source is read with
-the example most like it (see `myna.data.coding`), and where one is so like it that its translation was better on the validation part
-than the model's, that is taken. Every placeholder of the source is written exactly once: tokens of placeholders that are used up, or
-not the source's, are masked, the end is masked until all are written, and where the room runs out the missing ones come.
+A translator's directory has `task.json` beside the model, and `memory.jsonl`: the pairs of the training part and which of their words
+are linked (see `myna.models.phrases`). The encoder-decoder reads each source with the example most like it (see `myna.data.coding`).
+Where an example is so like a source that its translation was better on the validation part, that is taken as it is.
+
+Every placeholder of the source is written exactly once. For the model, tokens of placeholders that are used up, or not the source's, are
+masked, the end is masked until all are written, and where the room runs out the missing ones come.
 
     translator = Translator.open(Path("my-translator"))
     [result] = translator.translate(["Failed to connect to {host}"])
@@ -26,11 +28,13 @@ import numpy as np
 from myna.console import say, track
 from myna.corpus.sentences import cut_sentences
 from myna.data.coding import Coded, Coder, Example, align_example
-from myna.data.placeholders import keeps_placeholders
+from myna.data.placeholders import Masked, keeps_placeholders, mask
 from myna.errors import UserError, shown
 from myna.files import read_json, write_atomic, write_json
 from myna.generate.beam import Beam, search_sources
 from myna.generate.options import SampleOptions
+from myna.models.alignment import Links
+from myna.models.phrases import Phrases
 from myna.models.pretrained import load_model
 from myna.models.protocol import LogProbs
 from myna.retrieval.terms import UNSPACED
@@ -41,6 +45,8 @@ TASK, MEMORY = "task.json", "memory.jsonl"
 _MOST_TASK, _MOST_MEMORY = 1 << 20, 1 << 30  # bytes
 _ROWS = 64  # sources at a time
 _ROOM, _SPARE = 2, 16  # a target may have so many times the ids of its source, and so many more
+_HOLDER = re.compile("\x00([0-9]+)")
+_LINKS = re.compile(r"(?:[0-9]{1,4}-[0-9]{1,4}(?: |$))*")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 NEVER = 2.0  # of a threshold: no example is so like
 
@@ -54,7 +60,7 @@ class Translated:
     score: float
     nearest: Example | None
     origin: str = "model"
-    "Who wrote it: model, memory (the example's translation), or model and memory where the text was cut."
+    "Who wrote it: model, phrases, memory (the example's translation); several where the text was cut."
     kept: bool = True
     "Whether the source's placeholders stand in it, each as often, and no other."
     note: str = ""
@@ -67,10 +73,13 @@ class Translated:
 class Translator:
     """An encoder-decoder, its coder, and the examples it may look at."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], threshold: float = NEVER,
-                 about: Mapping[str, Any] | None = None) -> None:
-        """Take a model and the pairs of the training part. threshold: likeness from which an example's translation is taken."""
-        self.model, self.threshold, self.about = model, threshold, dict(about or {})
+    def __init__(self, model: Any, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], phrases: Phrases | None = None,
+                 threshold: float = NEVER, about: Mapping[str, Any] | None = None) -> None:
+        """Take a model and the pairs of the training part. threshold: likeness from which an example's translation is taken.
+
+        phrases: of the same pairs; where they are given they write, and the model does not.
+        """
+        self.model, self.phrases, self.threshold, self.about = model, phrases, threshold, dict(about or {})
         from myna.retrieval.memory import Memory  # here: it is compiled as it is imported
 
         self.coder = Coder(tokenizer, int(model.max_length))
@@ -82,7 +91,7 @@ class Translator:
     @property
     def name(self) -> str:
         """What a table's heading calls it."""
-        return str(self.model.config.model_type) + (" and memory" if self.pairs else "")
+        return "phrases of the examples" if self.phrases else str(self.model.config.model_type)
 
     def translate(self, texts: Sequence[str], options: TranslateOptions | None = None) -> list[Translated]:
         """Translate texts. One that does not fit is cut at lines, then at sentences, which is said; blank ones stay as they are."""
@@ -113,6 +122,12 @@ class Translator:
             if example is not None and example.similarity >= self.threshold and (text := take_example(source, example, one)) is not None:
                 results[number] = Translated(source, text, 0.0, example, "memory")
         left = sorted((number for number, result in enumerate(results) if result is None), key=lambda number: len(coded[number].ids))
+        if self.phrases is not None:
+            with track("translating", len(left), " texts") as advance:
+                for number in left:
+                    results[number] = self._write_phrases(sources[number], examples[number])
+                    advance(1)
+            left = []
         with track("translating", len(left), " texts") as advance:
             for at in range(0, len(left), _ROWS):
                 chosen = left[at : at + _ROWS]
@@ -123,6 +138,13 @@ class Translator:
                                                  keeps_placeholders(sources[number], text), note)
                 advance(len(chosen))
         return [result for result in results if result is not None]
+
+    def _write_phrases(self, source: str, example: Example | None) -> Translated:
+        assert self.phrases is not None
+        masked = mask(source.replace("\x00", ""))
+        found = self.phrases.translate(_spell(masked))
+        text = _HOLDER.sub(lambda match: masked.found[int(match[1])], found.text)
+        return Translated(source, text, found.score, example, "phrases", keeps_placeholders(source, text))
 
     def _search(self, coded: Sequence[Coded], options: TranslateOptions) -> list[tuple[Beam, str]]:
         """Search for the best targets, each with every placeholder of its source once."""
@@ -185,8 +207,11 @@ class Translator:
 
     def save_task(self, folder: Path) -> None:
         """Write task.json and memory.jsonl; the model is saved by whoever made it."""
-        write_atomic(folder / MEMORY, "".join(json.dumps(list(pair), ensure_ascii=False) + "\n" for pair in self.pairs).encode())
-        write_json(folder / TASK, {**self.about, "format": 1, "task": "translate", "threshold": self.threshold})
+        links = self.phrases.links if self.phrases else [[]] * len(self.pairs)
+        rows = [[*pair, " ".join(f"{i}-{j}" for i, j in linked)] for pair, linked in zip(self.pairs, links, strict=True)]
+        write_atomic(folder / MEMORY, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace"))
+        write_json(folder / TASK, {**self.about, "format": 1, "task": "translate", "threshold": self.threshold,
+                                   "writer": "phrases" if self.phrases else "model"})
 
     @classmethod
     def open(cls, folder: Path) -> Translator:
@@ -199,7 +224,14 @@ class Translator:
         model = load_model(folder)
         if not hasattr(model, "encode") or not hasattr(model, "decode") or model.max_length is None:
             raise UserError(f"{folder} holds a {type(model).__name__}", "an encoder-decoder", "restore the directory")
-        return cls(model, Tokenizer.open(folder), _read_memory(folder / MEMORY), float(threshold), task)
+        pairs, links = _read_memory(folder / MEMORY)
+        phrases = None
+        if task.get("writer") == "phrases":
+            try:
+                phrases = Phrases([mask_pair(*pair) or ("", "") for pair in pairs], links)
+            except ValueError as error:
+                raise UserError(f"{folder / MEMORY} is damaged ({error})", "the links of its pairs", "restore the file") from None
+        return cls(model, Tokenizer.open(folder), pairs, phrases, float(threshold), task)
 
 
 def take_example(source: str, example: Example, coded: Coded) -> str | None:
@@ -219,22 +251,37 @@ def is_translator(folder: Path) -> bool:
     return isinstance(task, dict) and task.get("task") == "translate"
 
 
-def _read_memory(path: Path) -> list[tuple[str, str]]:
+def mask_pair(source: str, target: str) -> tuple[str, str] | None:
+    """Write the placeholders of a pair as \\x00 and a number, as phrases have them; None where the sides have not the same."""
+    if not keeps_placeholders(source, target):
+        return None
+    masked = mask(source.replace("\x00", ""))
+    return _spell(masked), _spell(mask(target.replace("\x00", ""), masked.found))
+
+
+def _spell(masked: Masked) -> str:
+    return "".join(part if isinstance(part, str) else f"\x00{part}" for part in masked.parts)
+
+
+def _read_memory(path: Path) -> tuple[list[tuple[str, str]], list[Links]]:
     if not path.is_file():
-        return []
+        return [], []
     if path.stat().st_size > _MOST_MEMORY:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes", f"at most {_MOST_MEMORY:,}", "restore the file")
-    pairs = []
+    pairs: list[tuple[str, str]] = []
+    links: list[Links] = []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 pair = json.loads(line)
             except (ValueError, RecursionError):
                 pair = None
-            if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
-                raise UserError(f"{path}:{number} is {shown(line)}", "a list of a source and a target", "restore the file")
+            if (not isinstance(pair, list) or len(pair) != 3 or not all(isinstance(side, str) for side in pair)
+                    or not _LINKS.fullmatch(pair[2])):
+                raise UserError(f"{path}:{number} is {shown(line)}", "a list of a source, a target and links", "restore the file")
             pairs.append((pair[0], pair[1]))
-    return pairs
+            links.append([(int(i), int(j)) for i, _, j in (link.partition("-") for link in pair[2].split())])
+    return pairs, links
 
 
 def _join(source: str, parts: Sequence[Translated | str]) -> Translated:
