@@ -33,6 +33,7 @@ from myna.models.protocol import LanguageModel, LogProbs
 from myna.recipe import BuildOptions, Recipe, TuneRecipe
 from myna.retrieval.index import Hit
 from myna.retrieval.options import Mode, SearchOptions
+from myna.tasks.answer import Answered, Answerer, answer_freely, is_answerer, open_documents
 from myna.tasks.classify import Classified, Classifier, is_classifier
 from myna.tasks.embed import Vectors, embed_texts
 from myna.tasks.options import CompleteOptions, TranscribeOptions, TranslateOptions
@@ -138,6 +139,11 @@ def load(name: str | Path, member: str | None = None, precision: Precision = "fl
         smollm2 = myna.load("smollm2")          # after `myna fetch smollm2`
     """
     folder = resolve_model(name)
+    if is_answerer(folder) and member is None:
+        if precision != "float32":
+            raise UserError(f"{folder} answers questions, in float32", "float32", "leave out the precision")
+        tokens = Tokenizer.open(folder) if (folder / "tokenizer.json").is_file() else cast(Tokenizer, None)
+        return Model(folder, Answerer.open(folder), tokens)
     if is_tagger(folder) and member is None:
         if precision != "float32":
             raise UserError(f"{folder} is a tagger, which computes in float32", "float32", "leave out the precision")
@@ -353,6 +359,32 @@ class Model:
             raise UserError(f"{self.folder} holds a model that was not made to translate ({type(self.model).__name__})", "a translator",
                             "myna tune new PAIRS --task translate --out DIR makes one")
         return self.model.translate([texts] if isinstance(texts, str) else texts, TranslateOptions(num_beams, length_penalty))
+
+    def answer(self, question: str, index: str | Path | None = None, documents: Paths = (), threshold: float | None = None,
+               generate: str | Path | None = None) -> Answered:
+        """Answer a question from an index, or from documents, with the sentence quoted, or say that they do not tell.
+
+        threshold: the confidence from which to answer, where not the model's own. generate: a chat model that writes the answer from the
+        passage quoted; what it says is looked up there. Raises UserError where the model is none for this, or there are no documents.
+
+            answered = myna.load("my-reader").answer("who built the tower?", index="my-index")
+            str(answered), answered.quote, answered.file, answered.line, answered.confidence
+        """
+        return self.answer_all([question], index, documents, threshold, generate)[0]
+
+    def answer_all(self, questions: Sequence[str], index: str | Path | None = None, documents: Paths = (), threshold: float | None = None,
+                   generate: str | Path | None = None) -> list[Answered]:
+        """Answer several questions from one index or folder; see `answer`."""
+        if not isinstance(self.model, Answerer):
+            raise UserError(f"{self.folder} is no reader ({type(self.model).__name__})", "what was made with --task answer",
+                            "myna tune new DATA --task answer --out DIR makes one")
+        with open_documents(None if index is None else Path(index), _paths(documents)) as (opened, embed):
+            answers = [self.model.answer(question, opened, embed, threshold) for question in questions]
+        if generate is None:
+            return answers
+        speaker, background = load(generate), self.model.background
+        return [answer_freely(one, background, lambda messages: str(speaker.chat(messages, max_tokens=64, temperature=0.0)))
+                for one in answers]
 
     def search(self, query: str, k: int = 5, mode: Mode = "auto") -> list[Hit]:
         """Find the passages of an index that a query is about, the best first: by words, by vectors (dense), or both (hybrid).

@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         verb = 'generate {} "Once upon a time"'
         if recipe.tune.task == "classify":
             verb = 'classify {} "a text"'
+        elif recipe.tune.task == "answer":
+            verb = 'answer {} "who built the tower?" --documents my-documents/'
         elif recipe.tune.task == "complete":
             verb = 'complete {} "def double(x):"'
         elif recipe.tune.task == "summarize":

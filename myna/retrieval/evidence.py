@@ -16,7 +16,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +33,7 @@ from myna.retrieval.terms import UNSPACED, count_terms, find_terms
 Array = NDArray[Any]
 
 PASSAGE_FEATURES = ("coverage", "rarest", "score", "margin", "phrases")
-SENTENCE_FEATURES = ("coverage", "near", "phrases", "passage", "number", "name", "length")
+SENTENCE_FEATURES = ("coverage", "beyond", "phrases", "passage", "number", "name", "length")
 
 _SATURATED = 2.2  # BM25's k1 + 1: what a term's idf is multiplied by at most
 _RAREST = 3  # terms of a question that say most of what it is about
@@ -42,6 +42,10 @@ _ASKS_NUMBER = re.compile(r"\b(when|year|how (?:many|much|long|old|far|often|lar
                           r"percent|century|decade|time|amount|population))\b|多少|几|何时|哪年|哪一年|什么时候|多[长久大高远]",
                           re.IGNORECASE)
 _ASKS_NAME = re.compile(r"\b(who|whom|whose|where|which (?:city|country|person|company))\b|谁|哪里|哪儿|何处|什么地方", re.IGNORECASE)
+# own choice: what only asks, and an answer does not repeat
+_ASKING = frozenset(("who", "whom", "whose", "what", "which", "when", "where", "why", "how", "is", "are", "was", "were", "be", "been", "do",
+                     "does", "did", "has", "have", "had", "the", "a", "an", "of", "in", "to"))
+_ASKING_LETTERS = frozenset("谁什么哪几吗呢是的了多少何")
 _NUMBER = re.compile(r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million|billion)\b|"
                      "[一二三四五六七八九十百千万亿两]", re.IGNORECASE)
 _NAME = re.compile(r"(?<=[^\s.!?] )[A-Z]\w")  # a capital inside a sentence
@@ -74,9 +78,9 @@ def find_evidence(index: Index, question: str, background: Background, embed: Em
         return []
     hits = index.search(question, SearchOptions(k=k), embed)
     lexical = score_blocks(index.blocks, terms, index.deleted)
-    weights = weigh_terms(index, terms, background)
+    weights = weigh_terms(index, [term for term in terms if not _asks(term)] or list(terms), background)
     possible = max(_SATURATED * sum(weights.values()), 1e-9)
-    pairs = Counter(itertools.pairwise(find_terms(question)))
+    pairs = Counter(pair for pair in itertools.pairwise(find_terms(question)) if pair[0] in weights and pair[1] in weights)
     first = max((float(lexical[hit.passage]) for hit in hits), default=0.0)
     found: list[Evidence] = []
     for hit in hits:
@@ -93,7 +97,12 @@ def find_evidence(index: Index, question: str, background: Background, embed: Em
     return found
 
 
-def weigh_terms(index: Index, terms: Mapping[str, int], background: Background) -> dict[str, float]:
+def _asks(term: str) -> bool:
+    """Tell whether a term of a question says what is asked for, and nothing that an answer would repeat."""
+    return term in _ASKING or any(letter in _ASKING_LETTERS for letter in term)
+
+
+def weigh_terms(index: Index, terms: Sequence[str], background: Background) -> dict[str, float]:
     """Return the idf of terms over the passages of an index and those of the background together."""
     live = ~index.deleted
     total = int(live.sum()) + background.passages
@@ -124,11 +133,11 @@ def _describe_sentences(question: str, text: str, sentences: list[tuple[int, int
                         pairs: Counter[tuple[str, str]], passage: float) -> Array:
     rows = []
     inside = [count_terms(text[start:end]) for start, end in sentences]
+    beyond = {term: weight for term, weight in weights.items() if not inside or term not in inside[0]}
     number, name = bool(_ASKS_NUMBER.search(question)), bool(_ASKS_NAME.search(question))
     for place, (start, end) in enumerate(sentences):
         sentence = text[start:end]
-        near: Counter[str] = sum(inside[max(0, place - 1):place + 2], Counter())
-        rows.append([_share(weights, inside[place]), _share(weights, near), _share_pairs(pairs, weights, sentence), passage,
+        rows.append([_share(weights, inside[place]), _share(beyond, inside[place]), _share_pairs(pairs, weights, sentence), passage,
                      float(number and bool(_NUMBER.search(sentence))), float(name and _names(sentence)),
                      math.log(1 + inside[place].total())])
     return np.array(rows).reshape(len(rows), len(SENTENCE_FEATURES))

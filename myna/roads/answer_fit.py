@@ -27,6 +27,7 @@ from myna.errors import UserError
 from myna.evaluate.questions import holds_answer
 from myna.metrics.answers import answer_f1
 from myna.models.logistic import Logistic, fit_logistic
+from myna.models.span_head import Spans
 from myna.retrieval.evidence import SENTENCE_FEATURES, Background, Evidence, find_evidence, hide_passages
 from myna.retrieval.index import Index
 from myna.retrieval.options import IndexOptions
@@ -36,7 +37,6 @@ from myna.tasks.answer import (
     SPAN_FEATURES,
     Answerer,
     Choice,
-    SpanReader,
     choose_sentence,
     decision_features,
     span_features,
@@ -118,7 +118,7 @@ def ask_variants(questions: Sequence[Question], collection: Collection, backgrou
     return rows
 
 
-def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Background, reader: SpanReader | None = None,
+def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Background, reader: Spans | None = None,
                 ranker: Logistic | None = None) -> Fitted:
     """Fit the ranker of sentences, where none is given, and the decision to rows; the threshold is chosen on `valid`, whole indexes alone.
 
@@ -148,7 +148,7 @@ def fit_answers(rows: Sequence[Row], valid: Sequence[Row], background: Backgroun
     return Fitted(answerer, f1, said)
 
 
-def _choose(rows: Sequence[Row], ranker: Logistic, reader: SpanReader | None) -> list[Choice | None]:
+def _choose(rows: Sequence[Row], ranker: Logistic, reader: Spans | None) -> list[Choice | None]:
     with track("reading" if reader else "choosing", len(rows), " questions") as advance:
         chosen = []
         for row in rows:

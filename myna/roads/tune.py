@@ -69,6 +69,10 @@ def tune(base: str | Path | None, data: Sequence[Path], out: Path, recipe: TuneR
                 from myna.roads.translate import tune_translator
 
                 return tune_translator(name, given, out, recipe, clock)
+            case "answer":
+                from myna.roads.answer import tune_answerer
+
+                return tune_answerer(name, given, out, recipe, clock)
             case "language":
                 from myna.roads.language import tune_language
 

@@ -15,22 +15,30 @@ F features · G features of a sentence
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from myna.console import say
 from myna.data.rows import format_of
 from myna.errors import UserError, shown
 from myna.files import read_json, sha256, write_json
 from myna.models.logistic import Logistic, read_logistic
+from myna.models.span_head import Span, Spans
 from myna.retrieval.evidence import PASSAGE_FEATURES, SENTENCE_FEATURES, Background, Evidence, find_evidence
 from myna.retrieval.index import Embed, Index
-from myna.retrieval.terms import count_terms
+from myna.retrieval.options import IndexOptions
+from myna.retrieval.terms import count_terms, find_terms
+from myna.tasks.search import open_index
+from myna.tokenizer.chat import Message
 
 Array = npt.NDArray[Any]
 
@@ -41,34 +49,9 @@ SPAN_FEATURES = ("span", "length")  # by which a span is taken, or the whole sen
 FOUND, LOOKED_IN = 5, 3  # passages found, and those whose sentences are candidates
 _NEAR = 1  # sentences on either side of the one chosen that a reader of spans sees
 _LEAST_SCORE = -30.0  # of a span: where a text has no room for one
+_COMMON = 0.05  # share of other passages from which a word is a common one, that needs no support
 _LONGEST = 4096  # characters of a question; more is a document
 _MOST_BYTES, _MOST_TERMS = 64 << 20, 1_000_000
-
-
-class SpanLike(Protocol):
-    """A span of a text: its score over that of no answer, and where it is, in characters."""
-
-    score: float
-    start: int
-    end: int
-
-
-class SpanReader(Protocol):
-    """What finds spans (see `myna.models.span_head`)."""
-
-    def read(self, question: str, texts: Sequence[str]) -> Sequence[SpanLike]:
-        """Return the best span of every text. Raises UserError when the question leaves no room."""
-
-    def save(self, folder: Path) -> None:
-        """Write the model's directory."""
-
-
-class Span(NamedTuple):
-    """A span of a passage, in characters, with its score over that of no answer."""
-
-    score: float
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +63,7 @@ class Answered:
     text: str
     "The answer; empty where there is none."
     how: str
-    "What the text is: a span of the quote, the whole sentence, generated, or nothing."
+    "What the text is: a 'span' of the quote, the whole 'sentence', 'generated', or ''."
     quote: str
     "The sentence that answers; where none does, the nearest one."
     passage: str
@@ -93,6 +76,8 @@ class Answered:
     "The probability that the quoted passage answers."
     threshold: float
     "The confidence from which an answer is given."
+    unsupported: tuple[str, ...] = ()
+    "Words of a generated answer that neither the passage nor the question holds."
 
     def __str__(self) -> str:
         return self.text if self.answered else NO_ANSWER
@@ -122,7 +107,7 @@ class Choice:
 class Answerer:
     """Ranks sentences, decides, and reads spans where it has a reader."""
 
-    def __init__(self, ranker: Logistic, decision: Logistic, threshold: float, background: Background, reader: SpanReader | None = None,
+    def __init__(self, ranker: Logistic, decision: Logistic, threshold: float, background: Background, reader: Spans | None = None,
                  chooser: Logistic | None = None, about: Mapping[str, Any] | None = None) -> None:
         """Take the ranker of sentences, and the decision with the probability from which on an answer is given.
 
@@ -155,20 +140,23 @@ class Answerer:
             return choice.evidence.hit.text[start:end].strip(), "span", inside[-1] if inside else choice.sentence
         return choice.quote, "sentence", choice.sentence
 
-    def answer(self, question: str, index: Index, embed: Embed | None = None) -> Answered:
-        """Answer from an index, or say that it does not tell.
+    def answer(self, question: str, index: Index, embed: Embed | None = None, threshold: float | None = None) -> Answered:
+        """Answer from an index, or say that it does not tell. threshold: the confidence from which to answer, where not its own.
 
         Raises UserError on a question that is empty or too long.
         """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f"threshold is {threshold:g}", "a number from 0 to 1")
+        threshold = self.threshold if threshold is None else threshold
         choice = self.choose(question, self.find(question, index, embed))
         if choice is None:
-            return Answered(question, False, "", "", "", "", "", None, 0, 0.0, self.threshold)
+            return Answered(question, False, "", "", "", "", "", None, 0, 0.0, threshold)
         confidence = self.confidence(choice)
-        text, how, sentence = self.word(choice) if confidence >= self.threshold else ("", "", choice.sentence)
+        text, how, sentence = self.word(choice) if confidence >= threshold else ("", "", choice.sentence)
         hit, (start, end) = choice.evidence.hit, choice.evidence.sentences[sentence]
         file, offset = index.place(hit.passage, len(hit.text[:start].encode("utf-8")))
         return Answered(question, bool(text), text, how, hit.text[start:end], hit.text, file, find_line(index, file, offset), offset,
-                        confidence, self.threshold)
+                        confidence, threshold)
 
     # ---- files ----
 
@@ -190,19 +178,50 @@ class Answerer:
         if not isinstance(task, dict) or task.get("task") != "answer":
             raise UserError(f"{folder} is no reader" + (f": its task is {shown(task.get('task'))}" if isinstance(task, dict) else ""),
                             "what `myna tune` made with --task answer", "myna tune new DATA --task answer --out DIR makes one")
-        reader, spans, threshold, chooser = None, bool(task.get("reader")), task.get("threshold"), task.get("chooser")
+        spans, threshold, chooser = bool(task.get("reader")), task.get("threshold"), task.get("chooser")
         if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 <= threshold <= 1:
             raise UserError(f"{path} has the threshold {shown(threshold)}", "a number from 0 to 1", "restore the file")
-        if spans:
-            from myna.models.span_head import Spans  # here, so that a directory without one loads no torch
-
-            reader = Spans.open(folder)
         own = ("format", "task", "ranker", "decision", "threshold", "reader", "chooser")
         return cls(read_logistic(task.get("ranker"), SENTENCE_FEATURES, str(path)),
                    read_logistic(task.get("decision"), decision_features(spans), str(path)), float(threshold),
-                   _read_background(folder / TERMS), reader,
+                   _read_background(folder / TERMS), Spans.open(folder) if spans else None,
                    None if chooser is None or not spans else read_logistic(chooser, SPAN_FEATURES, str(path)),
                    {key: value for key, value in task.items() if key not in own})
+
+
+@contextmanager
+def open_documents(folder: Path | None, documents: Sequence[Path]) -> Iterator[tuple[Index, Embed | None]]:
+    """Open an index, or make one of documents that goes again. Raises UserError when there is neither, both, or no text."""
+    if (folder is None) == (not documents):
+        raise UserError("no documents to answer from" if folder is None else "an index and documents", "an index, or documents",
+                        "myna answer DIR QUESTION --index my-index, or --documents my-documents/")
+    if folder is not None:
+        yield open_index(folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        index = Index.create(Path(place) / "index", IndexOptions())
+        say(f"{index.add(list(documents)).said()}; an index is kept by: myna index ... --out my-index")
+        yield index, None
+
+
+def answer_freely(answered: Answered, background: Background, speak: Callable[[list[Message]], str]) -> Answered:
+    """Have a chat model write the answer from the passage quoted, and look each of its words up there.
+
+    speak: messages to what the model says, greedily. Common words apart, those that neither passage nor question holds are named in
+    `unsupported`; where they are half or more, or it says that the passage does not tell, what was quoted stays the answer.
+    """
+    if not answered.answered:
+        return answered
+    asked = (f"Passage: {answered.passage}\n\nQuestion: {answered.question}\n\nAnswer in one short sentence, with words of the passage "
+             "alone. If it does not say, write: unknown")
+    text = " ".join(speak([{"role": "user", "content": asked}]).split())
+    held = set(find_terms(answered.passage)) | set(find_terms(answered.question))
+    common = _COMMON * max(background.passages, 1)
+    said = [term for term in dict.fromkeys(find_terms(text)) if background.counts.get(term, 0) <= common and len(term) > 1]
+    strange = tuple(term for term in said if term not in held)
+    if not said or 2 * len(strange) >= len(said) or text.strip(" .").lower() == "unknown":
+        return dataclasses.replace(answered, unsupported=strange)
+    return dataclasses.replace(answered, text=text, how="generated", unsupported=strange)
 
 
 def is_answerer(folder: Path) -> bool:
@@ -223,7 +242,7 @@ def span_features(span: Span) -> Array:
     return np.array([span.score, math.log(1 + span.end - span.start)])
 
 
-def choose_sentence(question: str, found: Sequence[Evidence], ranker: Logistic, reader: SpanReader | None = None) -> Choice | None:
+def choose_sentence(question: str, found: Sequence[Evidence], ranker: Logistic, reader: Spans | None = None) -> Choice | None:
     """Choose the sentence that the ranker likes best, and read it where there is a reader; None where nothing was found."""
     best: tuple[float, int, int] | None = None
     for number, evidence in enumerate(found[:LOOKED_IN]):

@@ -80,9 +80,9 @@ class TrainOptions:
 class TuneOptions:
     """What the user decides of a tuning."""
 
-    task: Literal["language", "classify", "tag", "complete", "summarize", "translate"] = "language"
+    task: Literal["language", "classify", "tag", "complete", "summarize", "translate", "answer"] = "language"
     "What is learned: language (text, answers), classify and tag (labels of texts, of words), complete (bodies of functions), summarize, "
-    "translate (pairs of a text and its translation)."
+    "translate (pairs of a text and its translation), answer (questions with their passages)."
     minutes: float = 10.0
     "Time for everything, from reading the rows to writing the report."
     steps: int | None = None

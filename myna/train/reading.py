@@ -83,8 +83,8 @@ def train_reader(base: str, excerpts: Sequence[Excerpt], valid: Sequence[Excerpt
     mean = float(reader.lengths.mean())
     work = Work(validate, lambda model: put_to_use(model).read(excerpts[0].question, [excerpts[0].text]), _FORWARD * mean * len(looked),
                 lambda per_token: _FORWARD * per_token * mean * after)
-    trainee = Trainee("reader of spans", make, lambda model, place: put_to_use(model).save(place), lambda place: settle(Spans.open(place).model),
-                      tokenizer, length, _RATE)
+    trainee = Trainee("reader of spans", make, lambda model, place: put_to_use(model).save(place),
+                      lambda place: settle(Spans.open(place).model), tokenizer, length, _RATE)
     model = fit(trainee, reader, work, out, options, train_options, left, kept)
     model.body.compute_dtype = torch.float32  # as it will be opened
     return put_to_use(model)
