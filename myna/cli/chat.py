@@ -30,7 +30,7 @@ from myna.generate.options import SampleOptions
 if TYPE_CHECKING:
     from myna.generate.chat import Conversation
 
-_ONE_TEXT = ("n", "num_beams", "length_penalty", "penalty_alpha", "max_tokens")  # an answer is one text; its length has a default of its own
+_ONE_TEXT = ("n", "num_beams", "length_penalty", "penalty_alpha", "max_tokens")  # an answer is one text, of a length of its own
 _MAX_TOKENS = 512  # own choice: about 400 words of English, so that few answers are cut
 _MAX_FILE = 64 << 20  # bytes of a conversation to load: far more than any model can see
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a model says must not move the cursor or ring the bell
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", default="", help="what the model is told before the first message")
     parser.add_argument("--max-tokens", dest=".max_tokens", metavar="N", default=str(_MAX_TOKENS),
                         help=f"draw at most this many tokens for an answer (default {_MAX_TOKENS})")
+    parser.add_argument("--index", metavar="DIR", help="read the best passages of an index before an answer, and name their files")
+    parser.add_argument("--passages", metavar="N", type=int, default=3, help="--index: passages read for an answer at most (default 3)")
     add_sampling(parser, leave_out=_ONE_TEXT)
     add_member(parser)
     add_precision(parser)
@@ -67,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
     options = take_suggested(args, options, model.rules)
     talk = model.conversation(**_sampling(options))
     talk.system = args.system
+    if args.index:
+        from myna.tasks.chat import Background
+        from myna.tasks.search import Searcher
+
+        talk.background = Background(Searcher.open(Path(args.index)), model.tokenizer, talk.longest, args.passages)
     if talk.template.is_default:
         say(f"{model.folder} never learned from conversations, so expect little: "
             f"`myna tune {model.folder} CONVERSATIONS --out DIR` teaches it, `myna generate` continues a text")
@@ -129,6 +136,8 @@ def _answer_lines(talk: Conversation, interrupts: _Interrupts, as_json: bool) ->
             result = {"message": line, "answer": talk.messages[-1]["content"], "finish_reason": last.finish_reason,
                       "tokens": len(last.tokens), "prompt_tokens": talk.prompt_tokens, "tokens_read": talk.read, "left_out": talk.left_out,
                       "dropped_bytes": last.dropped_bytes, "seed": talk.options.seed, "seconds": time.monotonic() - began}
+            if talk.background is not None:
+                result["sources"] = [{"file": hit.file, "offset": hit.offset, "text": hit.text} for hit in talk.background.hits]
             print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
         else:
             print(flush=True)
@@ -149,7 +158,14 @@ def _lines() -> Iterator[str]:
 
 
 def _say_end(talk: Conversation) -> None:
-    """Say what a reader could not see: that an answer was cut, that something was left out."""
+    """Say what a reader could not see: from which files it is, that an answer was cut, that something was left out."""
+    if talk.background is not None:
+        places = dict.fromkeys(f"{hit.file}, byte {hit.offset:,}" for hit in talk.background.hits)
+        say("(read: " + "; ".join(places) + ")" if places else "(nothing in the index was read)")
+        if talk.background.cut:
+            say("(of that passage only the beginning had room)")
+        if talk.background.left_out:
+            say(f"({talk.background.left_out} passages more were found and had no room)")
     if talk.last.finish_reason == "length":
         full = len(talk.last.tokens) < talk.options.max_tokens
         say("(cut: the model can hold no more)" if full else f"(cut after {len(talk.last.tokens):,} tokens; --max-tokens allows more)")

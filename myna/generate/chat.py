@@ -31,6 +31,7 @@ _ROOM = 4  # own choice: an answer may count on a quarter of the context, or on 
 class Conversation:
     """Messages and the model's memory of them. `messages` may be changed between answers; the memory follows.
 
+    background: gives what is put behind the system prompt while a message is answered; it does not stay in the messages.
     last: the latest answer as it was drawn. left_out: oldest messages that its prompt had no room for. read: ids that the model read for
     it, of `prompt_tokens`.
     """
@@ -51,6 +52,7 @@ class Conversation:
             raise UserError(f"penalty_alpha is {options.penalty_alpha:g}", "0 in a conversation, whose answers are drawn", "leave it out")
         self.messages = check_messages(messages) if messages else []
         self.options, self.template = options, template
+        self.background: Any = None  # called with the last message; `myna.tasks.chat.Background`, which this stage may not know
         self.last, self.left_out, self.read, self.prompt_tokens = Generation(), 0, 0, 0
         self._model, self._tokenizer = model, tokenizer
         self._rules = dataclasses.replace(rules, end_ids=rules.end_ids | template.end_ids)
@@ -124,6 +126,8 @@ class Conversation:
         turns = self.messages[len(head):]
         if not turns or turns[-1]["role"] != "user":
             raise UserError("a conversation whose last message is not the user's", "a question to answer")
+        if self.background is not None and (said := self.background(turns[-1]["content"])):
+            head = [Message(role="system", content=f"{self.system}\n\n{said}".lstrip("\n"))]
         longest = self.longest
         self.left_out = 0
         while True:

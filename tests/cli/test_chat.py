@@ -151,3 +151,25 @@ def test_a_saved_conversation_can_be_learned_from(folder: Path, monkeypatch: pyt
     assert main(["chat", str(folder), "--greedy"]) == 0
     [example] = read_conversations([saved], RowsOptions()).examples
     assert [message["content"] for message in example.messages] == ["hi", "yes, I do \x07."]
+
+
+def test_passages_of_an_index_are_read_and_named(folder: Path, model: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "tower.txt").write_text("The old tower was built by Ada in 1901. 塔很高，有很多鸟，大家都喜欢去那里。\n" * 2)
+    (tmp_path / "documents" / "river.txt").write_text("The river is long and full of trout; boats go down it in summer, slowly.\n" * 2)
+    assert main(["index", str(tmp_path / "documents"), "--out", str(tmp_path / "index")]) == 0
+    capsys.readouterr()
+    pipe(monkeypatch, "who built the tower?\n塔上有鸟吗\nxyzzy\n".encode())
+    flags = ["--greedy", "--json", "--system", "Be brief.", "--index", str(tmp_path / "index"), "--passages", "1"]
+    assert main(["chat", str(folder), *flags]) == 0
+    done = capsys.readouterr()
+    first, second, third = (json.loads(line) for line in done.out.splitlines())
+    for result in (first, second):
+        assert [source["file"] for source in result["sources"]] == ["documents/tower.txt"] or "tower.txt" in result["sources"][0]["file"]
+    assert "Ada" in first["sources"][0]["text"] and third["sources"] == []
+    assert "tower.txt, byte 0" in done.err and "nothing in the index was read" in done.err
+    assert first["prompt_tokens"] > third["prompt_tokens"]  # what was read stands in one prompt alone, not in the history
+    pipe(monkeypatch, b"who built the tower?\n")
+    assert main(["chat", str(folder), "--index", str(tmp_path / "absent")]) == 2
+    assert "index" in capsys.readouterr().err
