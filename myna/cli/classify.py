@@ -20,7 +20,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="DIR", help="a classifier's directory")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts to label; - reads a text a line from standard input")
     parser.add_argument("--file", metavar="FILE", help="a text file with a text on each line, or rows with a column of text")
-    parser.add_argument("--text", "--rows.text", metavar="COLUMN", default="", help="the column of the file's rows, where its name is not a usual one")
+    parser.add_argument("--text", "--rows.text", metavar="COLUMN", default="",
+                        help="the column of the file's rows, where its name is not a usual one")
     parser.add_argument("--threshold", metavar="X", type=float, help="several labels: give those of at least this probability")
 
 
