@@ -178,7 +178,7 @@ def complete_code(model: LanguageModel, tokenizer: Tokenizer, code: str, options
     """Write the body of the function that is open at the end of some code.
 
     Where code before the function does not fit the model, its first lines are left out, which is counted. Raises UserError when no
-    function is open, or it does not fit.
+    function is open, it does not fit, or the model does not go on with a text.
     """
     code = code.rstrip()
     function = find_function(code)
@@ -186,6 +186,8 @@ def complete_code(model: LanguageModel, tokenizer: Tokenizer, code: str, options
         raise UserError(f"no function is open at the end of {shown(code[-60:])}", "code that ends with a def line, or with its docstring",
                         "give the signature and the docstring, not yet the body")
     rules = rules or Rules()
+    if rules.source:
+        raise UserError("a model that answers one text with another", "a decoder or another model that goes on with a text")
     left_out, at = _fit(model, tokenizer, code, function, options.max_tokens)
     seen = code[at:]
     body = Body(seen, Function(function.start - at, function.indent), tokenizer.token_bytes)

@@ -10,6 +10,7 @@ import pytest
 
 from myna.errors import UserError
 from myna.fetch.functions import read_functions
+from myna.generate.rules import Rules
 from myna.tasks.complete import CompleteOptions, complete_code, find_end, find_function, is_completer, scan_lines
 from tests.generate.models import TableState
 
@@ -113,6 +114,8 @@ def test_wrong_use_is_told() -> None:
     for code in ("", "x = 1", "def f():\n    return 1\nx = 1", "class A:\n    x = 1"):
         with pytest.raises(UserError, match="no function is open"):
             write(code, "x")
+    with pytest.raises(UserError, match="answers one text"):
+        complete_code(Parrot("x"), Bytes(), HEAD, CompleteOptions(), Rules(source=True))  # type: ignore[arg-type]
     for options in ({"max_tokens": 0}, {"temperature": -1.0}):
         with pytest.raises(UserError):
             CompleteOptions(**options)  # type: ignore[arg-type]
