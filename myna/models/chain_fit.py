@@ -69,18 +69,19 @@ def fit_chain(sentences: Sequence[Sequence[str]], labels: Sequence[Sequence[str]
     names = list(place)
     best: Chain | None = None
     shares: list[float] = []
+    given = (bounds, token_starts, numbers, target, pair_starts, pair_labels, weight, squares, start, between, end, *totals, _RATE, _HIDDEN)
+    _climb(np.zeros(0, np.int64), *given, seed)  # no sentence: compiled here, so that no pass is taken to last as long as compiling
     lasted: list[float] = []
     for number_of_pass in range(passes):
         passed = time.monotonic()
         order = generator.permutation(len(sentences))
-        _climb(order, bounds, token_starts, numbers, target, pair_starts, pair_labels, weight, squares, start, between, end, *totals,
-               _RATE, _HIDDEN, seed + number_of_pass)
+        _climb(order, *given, seed + number_of_pass)
         chain = Chain(list(tags), tokens, names, pair_starts, pair_labels, weight.astype(np.float32), Steps(start, between, end))
         shares.append(share_right(chain, held_out, held_labels))
         if best is None or shares[-1] > max(shares[:-1]):
             best = chain
         recent = max(shares[-_PATIENCE:])
-        lasted.append(time.monotonic() - passed)  # of the first, with what compiling takes
+        lasted.append(time.monotonic() - passed)
         if len(shares) > _PATIENCE and recent < max(shares[:-_PATIENCE]) + _LEAST_GAIN:
             break
         if seconds is not None and time.monotonic() - began + min(lasted) > seconds:

@@ -155,6 +155,13 @@ def test_words_are_learned_from_cut_text(tmp_path: Path, capsys: pytest.CaptureF
     assert code == 2 and "spaces between" in err
 
 
+def test_words_of_two_characters_at_most_are_learned_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(f"去 香港 {number}" for number in range(40)), encoding="utf-8")
+    code, _, err = run("tune", "new", tmp_path / "a.txt", "--task", "tag", "--minutes", "0.2", "--out", tmp_path / "m", *GENTLE,
+                       capsys=capsys)
+    assert code == 0 and str(myna.load(tmp_path / "m").tag("去香港7")[0]) == "去 香港 7"
+
+
 def test_atoms_are_put_together() -> None:
     assert put_together([(0, 1), (1, 2), (3, 4), (4, 5), (5, 6)], ["E", "S", "B", "M", "E"]) == [(0, 1), (1, 2), (3, 6)]
 
