@@ -157,7 +157,7 @@ def test_words_are_learned_from_cut_text(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_words_of_two_characters_at_most_are_learned_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("\n".join(f"去 香港 {number}" for number in range(40)), encoding="utf-8")
-    code, _, err = run("tune", "new", tmp_path / "a.txt", "--task", "tag", "--minutes", "0.2", "--out", tmp_path / "m", *GENTLE,
+    code, _, _ = run("tune", "new", tmp_path / "a.txt", "--task", "tag", "--minutes", "0.2", "--out", tmp_path / "m", *GENTLE,
                        capsys=capsys)
     assert code == 0 and str(myna.load(tmp_path / "m").tag("去香港7")[0]) == "去 香港 7"
 
