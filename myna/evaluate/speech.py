@@ -130,7 +130,7 @@ def _hear(model: Whisper, tokenizer: Tokenizer, given: Sequence[Recording], spea
             heard.append(Heard(one, texts[0], texts[1] if len(texts) > 1 else None, transcript.seconds, (took[0], took[-1])))
             advance(1)
     for change, count in changes.items():
-        say(f"  {count:,} recordings {change}")
+        say(f"  {_counted(count)} {change}")
     return heard
 
 
@@ -166,14 +166,18 @@ def _describe(heard: Sequence[Heard], folding: Folding, speaking: TranscribeOpti
             "best": [show(at) for at in order[:_EXAMPLES]], "worst": [show(at) for at in order[::-1][:_EXAMPLES]]}
 
 
+def _counted(count: int) -> str:
+    return f"{count:,} recording{'' if count == 1 else 's'}"
+
+
 def _say(details: dict[str, Any]) -> list[str]:
     """Say in lines what lies behind the scores."""
     speed = f"{details['seconds_of_sound_a_second']:.1f} s of sound a second"
     if "greedy_seconds_of_sound_a_second" in details:
         speed += f" with {details['num_beams']} beams, {details['greedy_seconds_of_sound_a_second']:.1f} greedily"
-    lines = [f"{details['recordings']:,} recordings, {details['words']:,} words, {details['seconds']:,.1f} s of sound; {speed}",
+    lines = [f"{_counted(details['recordings'])}, {details['words']:,} words, {details['seconds']:,.1f} s of sound; {speed}",
              f"{details['substitutions']:,} words written otherwise, {details['deletions']:,} left out, {details['insertions']:,} added; "
-             f"{details['without_error']:,} recordings without an error"]
+             f"{_counted(details['without_error'])} without an error"]
     if details["recordings"] < _FEW:
         lines.append("the interval is over blocks of the only recording's words: it says nothing of other recordings"
                      if details["recordings"] == 1 else f"{details['recordings']} recordings are few: the interval is rough")

@@ -65,6 +65,8 @@ class Report:
 
     def verdict(self) -> str:
         """Say in one sentence whether the model is better than its baseline by the first metric they share."""
+        if not self.improvements and self.differences:  # a score of 0 has no share to be better by
+            return f"The baseline ({self.baseline}) is at 0, so the difference alone can be told."
         if not self.improvements:
             return "No baseline was measured on this text."
         metric, score = next(iter(self.improvements.items()))

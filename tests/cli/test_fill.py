@@ -159,4 +159,5 @@ def test_a_text_comes_from_standard_input_as_well(folder: Path, capsys: pytest.C
     text = "我有一只___，它学会了说话。"
     expected = fill(folder, text, capsys)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode() + b"\n"), encoding="ascii"))
-    assert fill(folder, "-", capsys) == expected
+    assert main(["fill", str(folder), "-", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"text": text, "options": {"n": 5, "max_pieces": 3}, "fillings": expected}

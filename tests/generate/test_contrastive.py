@@ -82,7 +82,7 @@ def test_a_decoder_writes_what_the_twin_writes_with_transformers_states(model_ty
             got = tokens(model, [3, 1, 4], alpha, k, 6)
             assert got == twin(read, [3, 1, 4], alpha, k, 6), (seed, alpha, k)
             texts.add(tuple(got))
-    assert len(texts) > 3  # alpha and k matter
+    assert len(texts) > 2  # alpha and k matter
 
 
 def test_recurrent_models_mixtures_and_int8_show_their_states_as_well() -> None:

@@ -55,3 +55,9 @@ def test_html_escapes_what_it_shows() -> None:
 
 def test_verdict_without_a_baseline_says_so() -> None:
     assert "No baseline" in Report(report().metrics).verdict()
+
+
+def test_a_baseline_without_an_error_is_not_called_missing() -> None:
+    zero = Score(0.0, 0.0, 0.0, "word_error_rate|v1")
+    report = Report({"word_error_rate": zero}, "greedy", {"word_error_rate": zero}, {"word_error_rate": zero})
+    assert "greedy" in report.verdict() and "at 0" in report.verdict()
