@@ -58,7 +58,7 @@ _MEASURING, _LOOKING = 0.1, 0.01  # shares of the time for each of the two measu
 _WRITING_SECONDS = 4.0  # for the bootstrap, the pages and the hashes at the end
 _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answered, how many are shown, tokens of an answer at most
 _SLOWER = 1.5  # times as long as the base's measure that of the tuned model takes: what was added is computed beside it
-_SAMPLE_TOKENS = 32  # of the answer that is shown at each look
+_SAMPLE_TOKENS, _LEAST_SAMPLE = 32, 8  # of the answer that is shown at each look
 SEEN = "seen.bin"  # hashes of the rows that were learned from, 16 bytes each, so that a later measure can leave them out
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
@@ -291,7 +291,8 @@ class Tuning:
         return {"bits_per_byte": bits / max(1.0, size), "loss": bits / tokens * math.log(2)}
 
     def _answer(self, model: Any, prompts: Sequence[Sequence[int]]) -> str:
-        return "".join(self.tokenizer.decode(answer.ids) for answer in answer_prompts(model.eval(), prompts, self._ends(), _SAMPLE_TOKENS))
+        answers = answer_prompts(model.eval(), prompts, self._ends(), self.kept["sample_tokens"])
+        return "".join(self.tokenizer.decode(answer.ids) for answer in answers)
 
     def _say_answers(self, measured: Measured) -> None:
         bits, size, _ = measured.scores["answers"].sum(axis=0)
@@ -316,7 +317,10 @@ class Tuning:
     def _plan(self, model: Any, before: Measured) -> Plan:
         """Plan, and write plan.json before anything is trained. model: the base, which is spoiled."""
         left = self.options.minutes * 60 - self.clock.seconds
-        look = self.kept["valid"] * before.per_token + _SAMPLE_TOKENS * before.per_step
+        # a slow machine shows less, so that looks do not take the time of the training
+        fitting = int(left * _LOOKING / max(1e-9, before.per_step)) if self.options.steps is None else _SAMPLE_TOKENS
+        self.kept["sample_tokens"] = min(_SAMPLE_TOKENS, max(_LEAST_SAMPLE, fitting))
+        look = self.kept["valid"] * before.per_token + self.kept["sample_tokens"] * before.per_step
         measuring = _SLOWER * before.seconds + 3 * self.opening + _WRITING_SECONDS
         if self.task is not None:
             self.kept["task"] = self.task.settle(None if self.options.steps is not None else left, _SLOWER * self.kept["per_token"],

@@ -8,6 +8,7 @@ validation part, as many as its summaries are long, and the better is kept. The 
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from myna.evaluate.summaries import measure_summaries, score_summaries
 from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.metrics.summaries import summary_words
+from myna.models.precision import Precision
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, list_versions
@@ -110,7 +112,8 @@ def _measure_extractor(extractor: Extractor, pairs: Sequence[Pair], recipe: Tune
 
 def evaluate_summarizer(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Measured:
     """Measure a summarizer's directory on pairs that it did not learn from. Raises UserError when there are none."""
-    reading = read_pairs(data, recipe.rows, SUMMARIZE.sources, SUMMARIZE.targets)
+    rows = dataclasses.replace(recipe.rows, answer=recipe.rows.answer or recipe.rows.label)  # as `myna evaluate --label` names it
+    reading = read_pairs(data, rows, SUMMARIZE.sources, SUMMARIZE.targets)
     for line in reading.said():
         say(f"  {line}")
     pairs = leave_out_seen(folder, reading)
@@ -121,4 +124,5 @@ def evaluate_summarizer(folder: Path, data: Sequence[Path], recipe: TuneRecipe) 
     from myna.models.pretrained import load_model
     from myna.tokenizer.tokenizer import Tokenizer
 
-    return _judge(Writer.open(folder, load_model(folder), Tokenizer.open(folder), SUMMARIZE.task), pairs, recipe)
+    precision: Precision = "bfloat16" if machine.probe().bfloat16_pays else "float32"  # as in the tuning
+    return _judge(Writer.open(folder, load_model(folder, precision), Tokenizer.open(folder), SUMMARIZE.task), pairs, recipe)

@@ -12,13 +12,16 @@ import pytest
 import torch
 
 import myna
+import myna.roads.evaluate
 import myna.roads.language
 import myna.roads.writing
 from myna.cli.main import main
+from myna.data.options import RowsOptions
 from myna.errors import UserError
 from myna.metrics.report import Report
 from myna.models.decoder import Decoder, DecoderConfig
 from myna.models.pretrained import load_model, save_model
+from myna.recipe import TuneRecipe
 from myna.tasks.extract import lead_words
 from myna.tasks.writing import Writer
 from myna.tokenizer.options import TokenizerOptions
@@ -131,6 +134,8 @@ def test_evaluation_leaves_out_what_was_learned(tuned: Path, rows: Path, tmp_pat
     assert main(["evaluate", str(tuned), str(rows), "--task", "summarize", "--json", "--resamples", "200"]) == 0
     out = capsys.readouterr()
     value = json.loads(out.out)
+    with pytest.raises(UserError, match="has no column 'headlines'"):
+        myna.roads.evaluate.evaluate_task("summarize", tuned, [rows], TuneRecipe(rows=RowsOptions(label="headlines")))
     assert "72 pairs were learned from and are left out" in out.err and value["details"]["texts"] == 8
     assert {"length_ratio", "novel_bigrams", "best", "worst"} <= set(value["details"])
     learned = tmp_path / "learned.jsonl"
@@ -139,10 +144,23 @@ def test_evaluation_leaves_out_what_was_learned(tuned: Path, rows: Path, tmp_pat
     learned.write_text("\n".join(listed), encoding="utf-8")
     assert len(listed) == 72
     with pytest.raises(UserError, match="learned from all 72 pairs"):
-        from myna.recipe import TuneRecipe
-        from myna.roads.evaluate import evaluate_task
+        myna.roads.evaluate.evaluate_task("summarize", tuned, [learned], TuneRecipe())
 
-        evaluate_task("summarize", tuned, [learned], TuneRecipe())
+
+def test_an_interrupted_tuning_goes_on(base: Path, tmp_path: Path) -> None:
+    def stop(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    rows, out = write_rows(tmp_path / "rows.jsonl", 30, 3), tmp_path / "out"
+    options = {"train.validations": 1, "evaluate.resamples": 200}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(myna.roads.language, "train", stop)
+        myna.tune(base, rows, out=out, task="summarize", steps=2, threads=1, options=options)
+    assert not (out / "task.json").exists()
+    with pytest.raises(UserError, match="not finished"):
+        myna.load(out).summarize("A text.")
+    assert main(["tune", "--resume", "--out", str(out)]) == 0
+    assert (out / "task.json").is_file() and json.loads((out / "myna.json").read_text())["plan"]["steps"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +192,15 @@ def test_sentences_of_the_text_are_chosen_by_the_validation_part(extractor: Path
         myna.load(extractor).summarize("他来了。", max_tokens=5)
     with pytest.raises(UserError, match="in int8"):
         myna.load(extractor, precision="int8")
+
+
+def test_a_test_part_given_apart(tmp_path: Path) -> None:
+    rows, test = write_rows(tmp_path / "rows.jsonl", 40, 4), write_rows(tmp_path / "test.jsonl", 12, 4)  # whose first 12 are the same
+    assert main(["tune", "new", str(rows), "--test", str(test), "--task", "summarize", "--out", str(tmp_path / "out"),
+                 "--evaluate.resamples", "200"]) == 0
+    record = json.loads((tmp_path / "out" / "myna.json").read_text())
+    assert any(line.startswith("12 training pairs taken out, whose sources stand in the test part") for line in record["notes"])
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["texts"] == 12
 
 
 def test_the_command_reads_texts_files_rows_and_standard_input(extractor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
