@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from myna.corpus.sentences import cut_sentences
 from myna.retrieval.index import Embed, Hit, Index
-from myna.retrieval.lexical import score_blocks
 from myna.retrieval.options import SearchOptions
 from myna.retrieval.terms import UNSPACED, count_terms, find_terms
 
@@ -35,7 +34,7 @@ Array = NDArray[Any]
 PASSAGE_FEATURES = ("coverage", "rarest", "score", "margin", "phrases")
 SENTENCE_FEATURES = ("coverage", "beyond", "phrases", "passage", "number", "name", "length")
 
-_SATURATED = 2.2  # BM25's k1 + 1: what a term's idf is multiplied by at most
+_SATURATION, _LENGTH = 1.2, 0.75  # of BM25, as in myna.retrieval.lexical
 _RAREST = 3  # terms of a question that say most of what it is about
 # own choice: words that ask for a number or a name, in English and Chinese
 _ASKS_NUMBER = re.compile(r"\b(when|year|how (?:many|much|long|old|far|often|large|big|tall|high)|what (?:year|date|number|percentage|"
@@ -77,22 +76,18 @@ def find_evidence(index: Index, question: str, background: Background, embed: Em
     if not terms:
         return []
     hits = index.search(question, SearchOptions(k=k), embed)
-    lexical = score_blocks(index.blocks, terms, index.deleted)
     weights = weigh_terms(index, [term for term in terms if not _asks(term)] or list(terms), background)
-    possible = max(_SATURATED * sum(weights.values()), 1e-9)
     pairs = Counter(pair for pair in itertools.pairwise(find_terms(question)) if pair[0] in weights and pair[1] in weights)
-    first = max((float(lexical[hit.passage]) for hit in hits), default=0.0)
+    counted, mean = [count_terms(hit.text) for hit in hits], _mean_length(index)
+    scores = [_score(weights, inside, mean) for inside in counted]
     found: list[Evidence] = []
-    for hit in hits:
-        others = [other.passage for other in hits if other.passage != hit.passage]
-        inside = count_terms(hit.text)
-        score = float(lexical[hit.passage])
+    for number, (hit, inside, score) in enumerate(zip(hits, counted, scores, strict=True)):
+        next_best = max((other for place, other in enumerate(scores) if place != number), default=0.0)
         rarest = sorted(weights, key=lambda term: (-weights[term], term))[:_RAREST]
-        features = [_share(weights, inside), sum(term in inside for term in rarest) / len(rarest), score / possible,
-                    (score - max((float(lexical[other]) for other in others), default=0.0)) / possible,
+        features = [_share(weights, inside), sum(term in inside for term in rarest) / len(rarest), score, score - next_best,
                     _share_pairs(pairs, weights, hit.text)]
         sentences = cut_sentences(hit.text)
-        about = _describe_sentences(question, hit.text, sentences, weights, pairs, score / max(first, 1e-9))
+        about = _describe_sentences(question, hit.text, sentences, weights, pairs, score / max(*scores, 1e-9))
         found.append(Evidence(hit, sentences, np.array(features), about))
     return found
 
@@ -114,6 +109,19 @@ def weigh_terms(index: Index, terms: Sequence[str], background: Background) -> d
             count += int(live[passages + block.first].sum())
         weights[term] = math.log(1 + (total - count + 0.5) / (count + 0.5))
     return weights
+
+
+def _mean_length(index: Index) -> float:
+    """Return the mean number of terms of the passages of an index."""
+    live = ~index.deleted
+    total = sum(int(block.lengths[live[block.first:block.last]].sum(dtype=np.int64)) for block in index.blocks)
+    return max(1.0, total / max(1, int(live.sum())))
+
+
+def _score(weights: Mapping[str, float], inside: Counter[str], mean: float) -> float:
+    """Return BM25 with the weights given, over the highest there can be: from 0 to 1."""
+    room = _SATURATION * (1 - _LENGTH + _LENGTH * inside.total() / mean)
+    return sum(weight * inside[term] / (inside[term] + room) for term, weight in weights.items()) / max(sum(weights.values()), 1e-9)
 
 
 def _share(weights: Mapping[str, float], inside: Mapping[str, int]) -> float:

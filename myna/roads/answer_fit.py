@@ -221,15 +221,20 @@ def choose_threshold(sure: Array, answerable: Array, right: Array) -> float:
     """Choose from which confidence on to answer: sure, answerable, right (N,).
 
     Of the thresholds where at least CITED of the answers given to answerable questions are right, that at which answering what can be
-    answered and refusing what cannot are most even; where there is none, that of the most right answers among those given.
+    answered and refusing what cannot are most even; where there is none, that of the most right answers among those given. It is put in
+    the middle between the least sure answer that it gives and the next one.
     """
-    best: tuple[bool, float, float] | None = None
-    for threshold in np.unique(sure).tolist():
-        given = sure >= threshold
-        told = given & answerable
-        cited = float(right[told].mean()) if told.any() else 0.0
-        even = min(float(given[answerable].mean()) if answerable.any() else 1.0, float((~given)[~answerable].mean()) if (~answerable).any()
-                   else 1.0)
-        rank = (cited >= CITED, even if cited >= CITED else cited, threshold)
-        best = max(best, rank) if best is not None else rank
-    return 0.5 if best is None else float(best[2])
+    values = np.unique(sure)
+    ranks = [_rank_threshold(sure >= value, answerable, right) for value in values.tolist()]
+    best = ranks.index(max(ranks))
+    return float(values[best] + (values[best - 1] if best else 0.0)) / 2
+
+
+def _rank_threshold(given: Array, answerable: Array, right: Array) -> tuple[bool, float, float]:
+    told = given & answerable
+    cited = float(right[told].mean()) if told.any() else 0.0
+    if cited < CITED:
+        return False, cited, 0.0
+    refused = float((~given)[~answerable].mean()) if (~answerable).any() else 1.0
+    answered = float(given[answerable].mean())
+    return True, min(answered, refused), answered + refused

@@ -255,6 +255,13 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
     tagged, tagger = tmp_path / "tagged.tsv", tmp_path / "tagger"
     tagged.write_text("".join(f"鳥{n}\tn\n去\tv\n\n" for n in range(60)), encoding="utf-8")
     assert main(["tune", "new", str(tagged), "--task", "tag", "--minutes", "0.1", "--threads", "1", "--out", str(tagger)]) == 0
+    asked, reader = tmp_path / "asked.jsonl", tmp_path / "reader"
+    asked.write_text("".join(json.dumps({"question": f"who built tower {n}?", "context": f"A hill. Tower {n} was built by mason {n}.",
+                                         "answers": [f"mason {n}"]}) + "\n" for n in range(20)), encoding="utf-8")
+    assert main(["tune", "new", str(asked), "--task", "answer", "--threads", "1", "--out", str(reader)]) == 0
+    paired, translator = tmp_path / "paired.jsonl", tmp_path / "translator"
+    paired.write_text("".join(json.dumps({"source": f"open {{door}} {n}", "target": f"打开 {{door}} {n}"}) + "\n" for n in range(40)), "utf-8")
+    assert main(["tune", "new", str(paired), "--task", "translate", "--steps", "1", "--threads", "1", "--out", str(translator)]) == 0
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello\n")))
     runs: dict[str, list[object]] = {
         "fetch": ["--list"], "build": [built.texts, "--out", tmp_path / "m", "--family", "ngram", *tiny_flags()],
@@ -266,9 +273,10 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
         "fill": [encoder, "The ___ of a class"], "chat": [built.folder, "--member", "decoder", "--max-tokens", 4],
         "tune": [built.folder, rows, "--steps", 2, "--threads", 1, "--rank", 2, "--out", tmp_path / "tuned", "--evaluate.resamples", 200],
         "index": [built.texts, "--out", tmp_path / "index"], "search": [tmp_path / "index", "class"],
+        "answer": [reader, "who built tower 3?", "--documents", built.texts],
         "classify": [topics, "a text"], "complete": [built.folder, "def f(x):", "--max-tokens", 4],
         "tag": [tagger, "鳥去"], "embed": [encoder, "a bird"],
-        "summarize": ["textrank", "One. Two.", "--sentences", 1],
+        "translate": [translator, "open {door}"], "summarize": ["textrank", "One. Two.", "--sentences", 1],
         "transcribe": [write_whisper(tmp_path / "whisper"), write_noise(tmp_path / "noise.wav")]}
     assert set(runs) == set(COMMANDS)
     for name, argv in sorted(runs.items(), key=lambda run: run[0] == "import"):  # after the export that it reads
