@@ -30,7 +30,8 @@ def add_arguments(parser: Parser) -> None:
                         help="language (default), classify (labelled texts), tag (labelled words), search (DIR an index, FILE rows of "
                              "questions), transcribe (FILE recordings with their texts), generate (how varied is what it writes), "
                              "fill (hidden words, by an encoder), complete (functions with their bodies), "
-                             "chat (conversations), translate (pairs), summarize (texts with summaries), answer (questions with their passages)")
+                             "chat (conversations), translate (pairs), summarize (texts with summaries), answer (questions with "
+                             "their passages)")
     parser.add_argument("--skip-bad", action="store_true", help="of tasks with rows: pass over those that cannot be read, and count them")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a cell may hold several labels")
     parser.add_argument("--text", metavar="COLUMN", default="", help="the column of texts (--task search: of questions), if oddly named")
