@@ -16,7 +16,8 @@ from myna.tokenizer.tokenizer import Tokenizer
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Tokenizer:
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"the tower was built by anna berta in 1612 who when 塔 高 三 米 多 ? .".split()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "tower", "was", "built", "by", "anna", "berta", "in", "1612", "who", "塔",
+             "高", "三", "米", "?", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     return Tokenizer.open(tmp_path)
@@ -49,7 +50,8 @@ def test_the_best_span_is_the_highest_sum_in_order(tokenizer: Tokenizer) -> None
     pairs = {(i, j): scores[row.first + i, 0] + scores[row.first + j, 1] for i in range(len(row.places)) for j in range(i, len(row.places))}
     (i, j), best = max(pairs.items(), key=lambda item: item[1])
     found = best_span(scores, row)
-    assert found.score == pytest.approx(best - scores[0].sum(), abs=1e-5) and (found.start, found.end) == (row.places[i][0], row.places[j][1])
+    assert found.score == pytest.approx(best - scores[0].sum(), abs=1e-5)
+    assert (found.start, found.end) == (row.places[i][0], row.places[j][1])
 
 
 def test_it_learns_where_the_answer_stands_and_says_none(tokenizer: Tokenizer) -> None:

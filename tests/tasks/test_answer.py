@@ -32,9 +32,10 @@ def write_questions(path: Path, count: int, seed: int = 0) -> Path:
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(count):
-        thing, name, place = f"{THINGS[number % 10]} number {number + seed * 1000}", NAMES[generator.integers(12)], NAMES[generator.integers(12)]
-        year = str(generator.integers(1500, 1900))
-        passage = f"There is a {thing} in this town. It stands near the house of {place}. The {thing} was built by {name} in the year {year}."
+        thing, year = f"{THINGS[number % 10]} number {number + seed * 1000}", str(generator.integers(1500, 1900))
+        name, place = (NAMES[at] for at in generator.integers(12, size=2))
+        passage = (f"There is a {thing} in this town. It stands near the house of {place}. "
+                   f"The {thing} was built by {name} in the year {year}.")
         asked = [(f"Who built the {thing}?", [name]), (f"In what year was the {thing} built?", [year]),
                  (f"What did the wallpaper of the emperor cost in {thing}?", [])]
         question, answers = asked[min(2, int(generator.integers(0, 5)) // 2)]
@@ -65,10 +66,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_answer_is_quoted_with_its_file_and_line(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reader = myna.load(made / "reader")
-    for question, quote, name, line in (("Who is the keeper of the lighthouse?", "The keeper of the lighthouse is Sven Dahl.", "lamp.txt", 2),
-                                        ("Where is the rose garden?", "The rose garden lies behind the station.", "garden.md", 3),
-                                        ("这座楼由谁出资修建？", "这座楼由清代商人李华出资修建，于一八八九年完工。", "楼.txt", 2),
-                                        ("薛涛井在哪里？", "薛涛井在楼的西侧，井水清澈。", "楼.txt", 3)):
+    for question, quote, name, line in (
+            ("Who is the keeper of the lighthouse?", "The keeper of the lighthouse is Sven Dahl.", "lamp.txt", 2),
+            ("Where is the rose garden?", "The rose garden lies behind the station.", "garden.md", 3),
+            ("这座楼由谁出资修建？", "这座楼由清代商人李华出资修建，于一八八九年完工。", "楼.txt", 2),
+            ("薛涛井在哪里？", "薛涛井在楼的西侧，井水清澈。", "楼.txt", 3)):
         found = reader.answer(question, made / "index")
         assert found.answered and found.quote == quote and found.text == quote and found.how == "sentence", found
         assert (Path(found.file).name, found.line) == (name, line) and found.place.endswith(f"{name}:{line}")
@@ -98,13 +100,15 @@ def test_the_road_measures_answers_and_refusals(made: Path, capsys: pytest.Captu
     assert scores["citation"]["value"] > 0.9 and scores["answered"]["value"] > 0.7 and scores["refused_passage_out"]["value"] > 0.7
     assert scores["baseline"]["refused"]["value"] == 0 and scores["recall_at_5"]["value"] > 0.9
     assert {"best", "worst", "refused_wrongly", "calibration_error"} <= set(report)
-    code, out, err = run("evaluate", made / "reader", made / "questions.jsonl", "--task", "answer", "--json", "--resamples", "100", capsys=capsys)
+    measuring = ("--task", "answer", "--resamples", "100")
+    code, out, err = run("evaluate", made / "reader", made / "questions.jsonl", "--json", *measuring, capsys=capsys)
     assert code == 0 and "96 questions were learned from and are left out" in err and json.loads(out)["details"]["questions"] == 24
     other = write_questions(made / "other.jsonl", 40, seed=3)
-    code, out, _ = run("evaluate", made / "reader", other, "--task", "answer", "--resamples", "100", capsys=capsys)
+    code, out, _ = run("evaluate", made / "reader", other, *measuring, capsys=capsys)
     assert code == 0 and "citation" in out and "40 questions" in out
     record = json.loads((made / "reader" / "myna.json").read_text())
-    assert record["family"] == "answerer" and {"task.json", "terms.json"} <= set(record["hashes"]) and not list(made.glob("reader/.index-*"))
+    assert record["family"] == "answerer" and {"task.json", "terms.json"} <= set(record["hashes"])
+    assert not list(made.glob("reader/.index-*"))
 
 
 def test_mistakes_are_one_line(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +119,8 @@ def test_mistakes_are_one_line(made: Path, tmp_path: Path, capsys: pytest.Captur
     described = json.loads((index / "index.json").read_text())
     described |= {"encoder": "0" * 64, "options": {**described["options"], "encoder": str(made / "reader")}}
     (index / "index.json").write_text(json.dumps(described))
-    for words, why in ((["reader", "Who?"], "no documents to answer from"), (["reader", "--index", made / "index"], "no question was given"),
+    for words, why in ((["reader", "Who?"], "no documents to answer from"),
+                       (["reader", "--index", made / "index"], "no question was given"),
                        (["reader", "Who?", "--documents", tmp_path / "empty"], "no text was found"),
                        (["reader", " ", "--index", made / "index"], "the question is empty"),
                        (["reader", "Who? " * 1000, "--index", made / "index"], "a question of 5,000 characters"),
@@ -143,7 +148,7 @@ def test_a_damaged_directory_is_refused(made: Path, tmp_path: Path) -> None:
             Answerer.open(folder)
     (tmp_path / "copy" / "task.json").write_text(json.dumps(whole))
     (tmp_path / "copy" / "terms.json").write_text(json.dumps({"passages": 1, "terms": {"a": 5}}))
-    with pytest.raises(UserError, match="terms.json is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         Answerer.open(tmp_path / "copy")
 
 
@@ -160,7 +165,8 @@ def test_the_line_is_told_only_of_files_that_are_as_they_were(made: Path, tmp_pa
 
 
 def test_a_generated_answer_is_looked_up_in_the_passage() -> None:
-    given = Answered("Who keeps it?", True, "quote", "sentence", "quote", "The keeper is Sven Dahl. 灯塔是红色的。", "a.txt", 1, 0, 0.9, 0.5)
+    passage = "The keeper is Sven Dahl. 灯塔是红色的。"
+    given = Answered("Who keeps it?", True, "quote", "sentence", "quote", passage, "a.txt", 1, 0, 0.9, 0.5)
     background = Background({"the": 90, "is": 90, "it": 80}, 100)
     told: list[str] = []
 
@@ -168,7 +174,7 @@ def test_a_generated_answer_is_looked_up_in_the_passage() -> None:
         return answer_freely(given, background, lambda messages: told.append(messages[0]["content"]) or text)
 
     assert (speak("The keeper is Sven Dahl.").how, speak("The keeper is Sven Dahl.").unsupported) == ("generated", ())
-    assert speak("The keeper is Sven Dahl of Norra").unsupported == ("norra",) or "norra" in speak("The keeper is Sven Dahl of Norra").unsupported
+    assert "norra" in speak("The keeper is Sven Dahl of Norra").unsupported
     assert speak("灯塔是红色的").how == "generated" and speak("蓝天白云飘").how == "sentence"
     for text in ("Napoleon Bonaparte", "unknown", ""):
         assert (speak(text).how, speak(text).text) == ("sentence", "quote")
