@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from myna.errors import UserError
-from myna.models.chain import FORBIDDEN, SEGMENTS, Chain, Steps, decode, legal_steps, marginals, scheme_of
+from myna.models.chain import (
+    FORBIDDEN,
+    SEGMENTS,
+    Chain,
+    Steps,
+    atom_features,
+    decode,
+    legal_steps,
+    marginals,
+    scheme_of,
+    word_features,
+)
 from myna.models.chain_fit import _expect, fit_chain, share_right
 
 SPANS = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
@@ -101,8 +112,6 @@ def test_names_that_only_neighbours_tell_are_learned_and_kept(tmp_path: Path) ->
         np.testing.assert_array_equal(opened.emissions(words), chain.emissions(words))
         # of all features, one by one: the slow twin
         slow = np.zeros((len(words), len(SPANS)))
-        from myna.models.chain import word_features
-
         place = {name: number for number, name in enumerate(chain.features)}
         for row, names in zip(slow, word_features(words), strict=True):
             for feature in (place[name] for name in names if name in place):
@@ -112,6 +121,11 @@ def test_names_that_only_neighbours_tell_are_learned_and_kept(tmp_path: Path) ->
     assert opened.emissions(["全", "新"]).shape == (2, 5)
     again, _ = fit_chain(sentences, labels, SPANS, "words", others, truth, seed=3)
     np.testing.assert_array_equal(again.weight, chain.weight)
+
+
+def test_wide_forms_are_read_as_what_they_are_forms_of() -> None:
+    assert word_features(["好", "，", "ＯＫ", "。"]) == word_features(["好", ",", "OK", "."])
+    assert atom_features(["好", "？"]) == atom_features(["好", "?"]) != atom_features(["好", "!"])
 
 
 @pytest.fixture(scope="module")
