@@ -18,7 +18,8 @@ from myna.console import say
 from myna.errors import UserError
 from myna.evaluate.options import EvaluateOptions
 from myna.generate.chat import Conversation
-from myna.generate.options import SampleOptions
+from myna.generate.fill import Filling, fill_text
+from myna.generate.options import FillOptions, SampleOptions
 from myna.generate.rules import Rules, read_rules
 from myna.generate.text import Generation, Stream, generate_text, stream_text
 from myna.metrics.report import Report
@@ -281,6 +282,18 @@ class Model:
             raise UserError(f"there is no token {unknown[0]}", f"ids from 0 to {size - 1}", "model.tokenizer.encode(text) gives them")
         return self.language_model.log_probs(ids)
 
+    def fill(self, text: str, n: int = 5, max_pieces: int = 3) -> list[Filling]:
+        """Fill the blanks of a text ([MASK], <mask>, ___), the `n` likeliest fillings first, by an encoder.
+
+        Raises UserError where the model does not see both sides of a blank, or there is none.
+
+            model.fill("The ___ of Denmark")[0].words
+        """
+        if not hasattr(self.model, "masked_log_probs"):
+            raise UserError(f"{self.folder} is a model that reads from left to right", "an encoder, which sees both sides of a blank",
+                            "make one with myna build --family encoder, or continue a text with myna generate")
+        return fill_text(self.model, self.tokenizer, text, FillOptions(n, max_pieces))
+
     def transcribe(self, audio: str | Path, **options: Unpack[Transcribing]) -> Transcript:
         """Write down what is said in a recording of any length. Raises UserError when it cannot be read, or the model does not hear.
 
@@ -327,10 +340,12 @@ class Model:
         finder = None if words is None else WordTagger.open(Path(words)).find_words
         return self.model.tag([texts] if isinstance(texts, str) else texts, finder)
 
-    def summarize(self, text: str, *, max_tokens: int | None = None, num_beams: int = 1, sentences: int | None = None) -> Summary:
+    def summarize(self, text: str, *, max_tokens: int | None = None, num_beams: int = 1, beginning: bool = False,
+                  sentences: int | None = None) -> Summary:
         """Make a short text of a long one, of any length: by a tuned decoder in chunks, or of the text's own sentences.
 
-        max_tokens, num_beams: of a decoder, as many as it learned to write, and greedy. sentences: of a directory that takes sentences out.
+        max_tokens, num_beams: of a decoder, as many as it learned to write, and greedy. beginning: a decoder reads no more of the text
+        than it learned from, as is best for news. sentences: of a directory that takes sentences out.
         Raises UserError when the text is empty, the model was not made for this, or does not read the option.
 
             summary = myna.load("my-summarizer").summarize("A long text. ...")
@@ -340,14 +355,14 @@ class Model:
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}", "a whole number, at least 1")
         if isinstance(self.model, Extractor):
-            if max_tokens is not None or num_beams != 1:
-                raise UserError(f"max_tokens or num_beams for {self.folder}, which takes sentences out of the text", "sentences",
+            if max_tokens is not None or num_beams != 1 or beginning:
+                raise UserError(f"a decoder's options for {self.folder}, which takes sentences out of the text", "sentences",
                                 "leave them out")
             return (self.model if sentences is None else dataclasses.replace(self.model, sentences=sentences)).summarize(text)
         if sentences is not None:
             raise UserError(f"sentences for {self.folder}, which holds a decoder", "max_tokens", "leave it out")
         writer = Writer.open(self.folder, self.model, self.tokenizer, SUMMARIZE.task)
-        return summarize_chunks(writer, text, max_tokens, num_beams)
+        return summarize_chunks(writer, text, max_tokens, num_beams, beginning)
 
     def translate(self, texts: str | Sequence[str], num_beams: int = 4, length_penalty: float = 1.0) -> list[Translated]:
         """Translate texts: of each the translation, its score, and the example it leans on. Raises UserError where it cannot.

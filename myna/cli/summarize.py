@@ -28,6 +28,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--sentences", metavar="N", type=int, help="textrank, lead: how many (default 3, or as the directory says)")
     parser.add_argument("--max-tokens", metavar="N", type=int, help="a decoder: write at most so many (default as the directory says)")
     parser.add_argument("--num-beams", metavar="N", type=int, default=1, help="a decoder: search with so many beams (default 1: greedy)")
+    parser.add_argument("--beginning", action="store_true",
+                        help="a decoder: read only the beginning of a long text, as much as was learned from; best for news")
     add_precision(parser)
 
 
@@ -39,7 +41,7 @@ def run(args: Namespace) -> int:
     if args.model in METHODS and not Path(args.model).exists():
         from myna.tasks.summarize import SENTENCES, Extractor
 
-        if args.max_tokens is not None or args.num_beams != 1 or args.precision != "float32":
+        if args.max_tokens is not None or args.num_beams != 1 or args.beginning or args.precision != "float32":
             raise UserError(f"{args.model} with a decoder's options", "--sentences N", "leave the others out")
         extractor = Extractor(args.model, SENTENCES if args.sentences is None else args.sentences)
         summaries = [extractor.summarize(text) for text in texts]
@@ -47,8 +49,8 @@ def run(args: Namespace) -> int:
         from myna.api import load
 
         model = load(args.model, precision=args.precision)
-        summaries = [model.summarize(text, max_tokens=args.max_tokens, num_beams=args.num_beams, sentences=args.sentences)
-                     for text in texts]
+        summaries = [model.summarize(text, max_tokens=args.max_tokens, num_beams=args.num_beams, beginning=args.beginning,
+                                     sentences=args.sentences) for text in texts]
     if args.json:
         print(json.dumps({"model": args.model, "summaries": [asdict(summary) for summary in summaries]}, ensure_ascii=False))
         return 0

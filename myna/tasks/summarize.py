@@ -82,11 +82,17 @@ def is_extractor(folder: Path) -> bool:
     return isinstance(found, dict) and found.get("task") == SUMMARIZE.task and found.get("method") in METHODS
 
 
-def summarize_chunks(writer: Writer, text: str, max_tokens: int | None = None, num_beams: int = 1) -> Summary:
-    """Summarize a text of any length by a decoder; chunks are said. Raises UserError when the text is empty."""
-    chunks = cut_chunks(text, writer.room, writer.tokenizer)
+def summarize_chunks(writer: Writer, text: str, max_tokens: int | None = None, num_beams: int = 1, beginning: bool = False) -> Summary:
+    """Summarize a text of any length by a decoder; chunks are said. beginning: read no more than its beginning, which is said too.
+
+    Raises UserError when the text is empty.
+    """
+    chunks = cut_chunks(text, writer.room, writer.tokenizer, 2 if beginning else None)
     if not chunks:
         raise UserError("the text is empty", "a text to summarize", "leave it out")
+    if beginning and len(chunks) > 1:
+        say(f"only the beginning of the text is read, {writer.room} tokens")
+        chunks = chunks[:1]
     count = len(chunks)
     while True:
         if len(chunks) > 1:

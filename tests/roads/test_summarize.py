@@ -104,6 +104,10 @@ def test_long_texts_go_through_chunks(tuned: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().err
     assert summary.chunks > 3 and f"the text takes {summary.chunks} chunks" in said and "then the summaries are" in said
     assert model.summarize(long, max_tokens=4) == summary
+    capsys.readouterr()
+    begun = model.summarize(long, max_tokens=4, beginning=True)
+    assert begun.chunks == 1 and "only the beginning of the text is read" in capsys.readouterr().err
+    assert begun.text == model.summarize(long[:2000], max_tokens=4, beginning=True).text
     assert model.summarize("There was rain.", max_tokens=3, num_beams=2).method == "decoder"
     with pytest.raises(UserError, match="the text is empty"):
         model.summarize(" \n\n ")
@@ -188,7 +192,7 @@ def test_sentences_of_the_text_are_chosen_by_the_validation_part(extractor: Path
     summary = myna.load(extractor).summarize("他来了。她走了！谁？")
     assert (str(summary), summary.method, summary.spans) == ("他来了。", "lead", ((0, 4),))
     assert str(myna.load(extractor).summarize("他来了。她走了！谁？", sentences=2)) == "他来了。她走了！"
-    with pytest.raises(UserError, match="max_tokens or num_beams"):
+    with pytest.raises(UserError, match="a decoder's options"):
         myna.load(extractor).summarize("他来了。", max_tokens=5)
     with pytest.raises(UserError, match="in int8"):
         myna.load(extractor, precision="int8")
