@@ -11,7 +11,6 @@ from dataclasses import asdict
 
 from myna.cli.generate import read_prompt
 from myna.cli.main import Parser, add_options, read_options
-from myna.errors import UserError
 from myna.generate.options import FillOptions
 
 
@@ -26,18 +25,11 @@ def run(args: argparse.Namespace) -> int:
     """Fill: a line per filling on standard output, the likeliest first."""
     options = read_options(args, FillOptions)
 
-    from myna.generate.fill import fill_text
-    from myna.models.fetched import resolve_model
-    from myna.models.pretrained import load_model
-    from myna.tokenizer.tokenizer import Tokenizer
-
-    folder = resolve_model(args.model)
-    model = load_model(folder)
-    if not hasattr(model, "masked_log_probs"):
-        raise UserError(f"{folder} is a model that reads from left to right", "an encoder, which sees both sides of a blank",
-                        "make one with myna build --family encoder, or continue a text with myna generate")
     text = read_prompt(args.text)
-    fillings = fill_text(model, Tokenizer.open(folder), text, options)
+
+    from myna.api import load
+
+    fillings = load(args.model).fill(text, **asdict(options))
     if args.json:
         print(json.dumps({"text": text, "options": asdict(options), "fillings": [asdict(filling) for filling in fillings]},
                          ensure_ascii=False, allow_nan=False))
