@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +32,15 @@ from myna.data.rows import format_of
 from myna.errors import UserError, shown
 from myna.files import read_json, sha256, write_json
 from myna.models.logistic import Logistic, read_logistic
-from myna.models.span_head import Span, Spans
 from myna.retrieval.evidence import PASSAGE_FEATURES, SENTENCE_FEATURES, Background, Evidence, find_evidence
 from myna.retrieval.index import Embed, Index
 from myna.retrieval.options import IndexOptions
 from myna.retrieval.terms import count_terms, find_terms
 from myna.tasks.search import open_index
 from myna.tokenizer.chat import Message
+
+if TYPE_CHECKING:
+    from myna.models.span_head import Span, Spans
 
 Array = npt.NDArray[Any]
 
@@ -184,9 +186,15 @@ class Answerer:
         own = ("format", "task", "ranker", "decision", "threshold", "reader", "chooser")
         return cls(read_logistic(task.get("ranker"), SENTENCE_FEATURES, str(path)),
                    read_logistic(task.get("decision"), decision_features(spans), str(path)), float(threshold),
-                   _read_background(folder / TERMS), Spans.open(folder) if spans else None,
+                   _read_background(folder / TERMS), _open_reader(folder) if spans else None,
                    None if chooser is None or not spans else read_logistic(chooser, SPAN_FEATURES, str(path)),
                    {key: value for key, value in task.items() if key not in own})
+
+
+def _open_reader(folder: Path) -> Spans:
+    from myna.models.span_head import Spans  # here, so that a directory without one loads no torch
+
+    return Spans.open(folder)
 
 
 @contextmanager
@@ -260,7 +268,7 @@ def choose_sentence(question: str, found: Sequence[Evidence], ranker: Logistic, 
         return Choice(evidence, place, evidence.features, None)
     start, end = surround_sentence(evidence.sentences, place)
     read = reader.read(question, [evidence.hit.text[start:end]])[0]
-    span = Span(max(read.score, _LEAST_SCORE), start + read.start, start + read.end)
+    span = read._replace(score=max(read.score, _LEAST_SCORE), start=start + read.start, end=start + read.end)
     return Choice(evidence, place, np.append(evidence.features, span.score), span)
 
 

@@ -43,7 +43,8 @@ def test_rows_of_every_form_give_the_same_question(tmp_path: Path) -> None:
 def test_what_is_not_answered_dropped_or_wrong_is_said(tmp_path: Path) -> None:
     asked = {"question": "Who?", "context": PASSAGE}
     path = write(tmp_path / "a.jsonl", {**asked, "answer": "Anna"}, {**asked, "answer": "Anna"},
-                 {**asked, "question": "b", "answer": "unknown"}, {**asked, "question": "c", "answer": "Anna", "is_impossible": True}, {**asked, "question": "d", "answer": "Berta"},
+                 {**asked, "question": "b", "answer": "unknown"},
+                 {**asked, "question": "c", "answer": "Anna", "is_impossible": True}, {**asked, "question": "d", "answer": "Berta"},
                  {**asked, "question": "", "answer": "Anna"})
     reading = read_questions([path], RowsOptions())
     assert [len(question.answers) for question in reading.questions] == [1, 0, 0, 1] and reading.questions[3].starts == (-1,)

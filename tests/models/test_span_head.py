@@ -61,15 +61,15 @@ def test_it_learns_where_the_answer_stands_and_says_none(tokenizer: Tokenizer) -
     labels = [next(((row.first + n,) * 2 for n, (a, b) in enumerate(row.places) if text[a:b] in ("anna", "berta")), (0, 0))
               for row, text in zip(rows, texts, strict=True)]
     batch = {**spans.collate(rows), "labels": torch.tensor(labels)}
-    optimizer = torch.optim.Adam(spans.model.parameters(), lr=3e-3)
-    for _ in range(60):
+    optimizer = torch.optim.Adam(spans.model.parameters(), lr=2e-3)
+    for _ in range(150):
         optimizer.zero_grad()
         losses, _ = spans.model.train().loss(batch)
         losses["span"][0].backward()
         optimizer.step()
     found = spans.read("who built the tower ?", texts)
     assert [text[span.start:span.end] for text, span in zip(texts[:2], found, strict=False)] == ["anna", "berta"]
-    assert found[0].score > 0 and found[2].score < 0
+    assert found[2].score < min(found[0].score, found[1].score) - 4  # the third text does not say
 
 
 def test_a_question_that_leaves_no_room_is_one_line(tokenizer: Tokenizer) -> None:
