@@ -49,6 +49,7 @@ _CHINESE = LinearConfig(characters=(1, 3))  # on 17,363 Chinese reviews as good 
 _SPACED = LinearConfig(characters=(2, 5), words=(1, 2))
 _BASELINE = LinearConfig(characters=(1, 3), naive_bayes=False)
 _SHARES = np.linspace(0, 1, 21)  # of the neural model's scores, tried on the validation part
+_LINEAR_SHARE = 0.5  # of the time, after which no other strength of a linear model is tried
 _SLOWER = 1.5  # times as long as planned that measuring may take on a machine that other work shares
 _LEAST_GAIN = 0.005  # nats on the validation part, below which another model is not worth its time
 
@@ -147,6 +148,9 @@ class _Road:
                 if best is not None and tried.loss >= best.loss:
                     break  # the loss has one valley: beyond it every larger C fits the training part closer and tells less
                 best = tried
+                if self.recipe.tune.steps is None and self.clock.seconds > _LINEAR_SHARE * self.recipe.tune.minutes * 60:
+                    self._note(f"the {name} is fitted with no other strength: half of the time is spent")
+                    break
             assert best is not None
             best.seconds = self.clock.seconds - began
             self._note(best.say())

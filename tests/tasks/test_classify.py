@@ -331,3 +331,10 @@ def test_texts_that_are_cut_are_counted_and_said(tmp_path: Path, capsys: pytest.
         code, _, err = run("classify", tmp_path, "从前有一只鸟" * 9, "鸟", "great " * 40, capsys=capsys)
         assert code == 0 and "2 of 3 texts have more than 8 tokens: their beginning was read" in err
     assert run("classify", tmp_path, "鸟", capsys=capsys)[2] == ""
+
+
+def test_too_short_a_time_is_said_and_gives_a_linear_model_of_one_strength(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 100)
+    code, _, err = run("tune", "new", rows, "--task", "classify", "--minutes", "0.001", "--out", tmp_path / "model", *GENTLE, capsys=capsys)
+    assert code == 0 and err.count("with no other strength: half of the time is spent") == 2
+    assert myna.load(tmp_path / "model").classify(["great fine lovely"])[0].label in WORDS
