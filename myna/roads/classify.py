@@ -27,7 +27,6 @@ from myna.evaluate.classes import measure_classes
 from myna.evaluate.measured import Measured
 from myna.files import sha256, write_atomic, write_json
 from myna.metrics.report import Report
-from myna.models.adapter import hash_weights
 from myna.models.calibration import fit_temperature, mean_loss, text_losses
 from myna.models.fetched import resolve_model
 from myna.models.linear import Linear, LinearConfig
@@ -177,8 +176,8 @@ class _Road:
         material = Material(self.texts["train"], self.targets["train"], self.texts["valid"], self.targets["valid"], self.labels,
                             self.several, len(self.texts["test"]))
         sources = [file["sha256"] for reading in self.readings.values() for file in reading.notes.files]
-        if self.base != "new" and next((folder := resolve_model(self.base)).glob("*.safetensors*"), None):
-            sources.append(hash_weights(folder))
+        if self.base != "new":
+            sources += [sha256(path) for path in sorted(resolve_model(self.base).glob("*.safetensors"))]
         # two linear models read the test part at the end
         end = options.minutes * 60 - _SLOWER * 2 * self.reading * len(self.texts["test"])
         with self.clock.stage("neural model"):
