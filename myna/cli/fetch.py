@@ -65,11 +65,11 @@ def _print_table() -> None:
 
     from myna.fetch import CATALOG
 
-    print(f"{'name':<16}{'what':<54}{'download':>10}")
+    print(f"{'name':<17}{'what':<53}{'download':>10}")
     for source in CATALOG.values():
         size = f"{human(source.size)}B" if source.size else "none"
         where = f"{source.index}: {source.package} {source.version}" if source.index else "this Python"
-        print(f"{source.name:<16}{source.what:<54}{size:>10}")
+        print(f"{source.name:<17}{source.what:<53}{size:>10}")
         about = textwrap.wrap(f"{source.language} · {source.licence} · {where}", 64, break_on_hyphens=False)
         print("\n".join(" " * 16 + line for line in about))
     print("\nThe file SOURCE beside each says more: caveats, and how it was made.")

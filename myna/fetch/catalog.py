@@ -98,7 +98,7 @@ _SOURCES = (
            "Of the Python that runs Myna: another version gives another text.",
            "pydoc's topics, a file each, and the docstrings of the standard library, a file per module; parsed, never imported",
            texts.read_python_docs),
-    Source("python-functions", "pairs", "functions of Python's standard library with their docstrings, 4.0 MB", "Python", "PSF-2.0",
+    Source("python-functions", "pairs", "functions of Python's library with docstrings, 4 MB", "Python", "PSF-2.0",
            "Of the Python that runs Myna: another version gives other functions.",
            "prompt: signature and docstring; completion: the body; module. Without tests; equal prompts once; parsed, never imported",
            functions.read_bodies, use="tune smollm2 PATH --task complete --minutes 10 --out my-completer"),
@@ -157,7 +157,7 @@ _SOURCES = (
       for short, name, language, count, digest, size in (
           ("zh", "zh_CN", "Chinese", "3,308", "47cdb0c41c6b066e795c867786c9c29fde527e2bf15aa6b3e9b2bab9929304b5", 224_581),
           ("de", "de_DE", "German", "1,111", "b716b56f7e0c884f42152d5e36c253ea0f32ca41f99097d842d3934f4a4bc7fb", 68_327))),
-    Source("disfl-qa", "questions", "1,000 spoken-like questions on 713 Wikipedia passages", "English",
+    Source("disfl-qa", "questions", "1,000 spoken-like questions on Wikipedia passages", "English",
            "Apache-2.0; questions CC BY 4.0, passages CC BY-SA 4.0",
            "Part of Disfl-QA (Gupta et al. 2021), from SQuAD 2: asked as people speak, with slips. Punctuation stands apart from words. "
            "245 of the questions are not answered by their passage. Fetch it, do not pass it on.",
