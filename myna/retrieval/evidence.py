@@ -12,6 +12,7 @@ Source: the features of "Learning to rank" for passages, as in Liu 2009, section
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -78,7 +79,7 @@ def find_evidence(index: Index, question: str, background: Background, embed: Em
     hits = index.search(question, SearchOptions(k=k), embed)
     weights = weigh_terms(index, [term for term in terms if not _asks(term)] or list(terms), background)
     pairs = Counter(pair for pair in itertools.pairwise(find_terms(question)) if pair[0] in weights and pair[1] in weights)
-    counted, mean = [count_terms(hit.text) for hit in hits], _mean_length(index)
+    counted, mean = [_terms_of(hit.text)[0] for hit in hits], _mean_length(index)
     scores = [_score(weights, inside, mean) for inside in counted]
     found: list[Evidence] = []
     for number, (hit, inside, score) in enumerate(zip(hits, counted, scores, strict=True)):
@@ -111,6 +112,13 @@ def weigh_terms(index: Index, terms: Sequence[str], background: Background) -> d
     return weights
 
 
+@functools.lru_cache(maxsize=8192)
+def _terms_of(text: str) -> tuple[Counter[str], frozenset[tuple[str, str]]]:
+    """Count the terms of a passage or a sentence, and list its pairs of neighbours; kept, for many questions find the same one."""
+    terms = find_terms(text)
+    return Counter(terms), frozenset(itertools.pairwise(terms))
+
+
 def _mean_length(index: Index) -> float:
     """Return the mean number of terms of the passages of an index."""
     live = ~index.deleted
@@ -133,14 +141,14 @@ def _share_pairs(pairs: Counter[tuple[str, str]], weights: Mapping[str, float], 
     whole = sum(weights[one] + weights[other] for one, other in pairs)
     if not whole:
         return 0.0
-    inside = set(itertools.pairwise(find_terms(text)))
+    inside = _terms_of(text)[1]
     return sum(weights[one] + weights[other] for one, other in pairs if (one, other) in inside) / whole
 
 
 def _describe_sentences(question: str, text: str, sentences: list[tuple[int, int]], weights: Mapping[str, float],
                         pairs: Counter[tuple[str, str]], passage: float) -> Array:
     rows = []
-    inside = [count_terms(text[start:end]) for start, end in sentences]
+    inside = [_terms_of(text[start:end])[0] for start, end in sentences]
     beyond = {term: weight for term, weight in weights.items() if not inside or term not in inside[0]}
     number, name = bool(_ASKS_NUMBER.search(question)), bool(_ASKS_NAME.search(question))
     for place, (start, end) in enumerate(sentences):
