@@ -42,7 +42,11 @@ def train_reader(base: str, excerpts: Sequence[Excerpt], valid: Sequence[Excerpt
     no encoder, or time or memory will not do.
     """
     folder = resolve_model(base)
-    family = family_of(str(read_config(folder).get("model_type")))
+    config = read_config(folder)
+    family = family_of(str(config.get("model_type")))
+    trained = any("ForQuestionAnswering" in str(name) for name in config.get("architectures") or ())
+    if trained:
+        say("  the base reads spans already: training goes on from its head")
     if family != "encoder":
         raise UserError(f"{base} holds a {family or 'model of an unknown family'}", "an encoder (minilm), or new for no reader of spans",
                         "choose another base")
@@ -53,7 +57,8 @@ def train_reader(base: str, excerpts: Sequence[Excerpt], valid: Sequence[Excerpt
         return model
 
     def make() -> SpanModel:
-        return settle(SpanModel(load_model(folder), options.seed)).requires_grad_(True).train()
+        model = Spans.open(folder).model if trained else SpanModel(load_model(folder), options.seed)
+        return settle(model).requires_grad_(True).train()
 
     tokenizer = Tokenizer.open(folder)
     length = min(options.context or _LENGTH, make().body.max_length)

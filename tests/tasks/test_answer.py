@@ -13,11 +13,14 @@ import myna
 from myna.cli.main import main
 from myna.errors import UserError
 from myna.evaluate.questions import holds_answer
+from myna.models.encoder import Encoder, EncoderConfig
+from myna.models.span_head import SpanModel, Spans
 from myna.retrieval.evidence import Background, find_evidence, hide_passages
 from myna.retrieval.index import Index
 from myna.retrieval.options import IndexOptions
 from myna.roads.answer_fit import CITED, choose_threshold
 from myna.tasks.answer import Answered, Answerer, answer_freely, is_answerer
+from myna.tokenizer.tokenizer import Tokenizer
 
 NAMES = ("Anna", "Berta", "Carl", "Dora", "Emil", "Fritz", "Gerda", "Hans", "Ida", "Jonas", "Karin", "Lars")
 THINGS = ("tower", "bridge", "harbour", "mill", "church", "castle", "school", "market", "library", "theatre")
@@ -132,6 +135,31 @@ def test_mistakes_are_one_line(made: Path, tmp_path: Path, capsys: pytest.Captur
         code, out, err = run("answer", made / words[0], *words[1:], capsys=capsys)
         last = err.rstrip("\n").splitlines()[-1]
         assert code == 2 and why in last and not out and "Traceback" not in err, (words, err)
+
+
+def test_a_base_reads_spans_where_it_answers_better(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.?"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *(map(str.lower, NAMES))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    tokenizer = Tokenizer.open(tmp_path)
+    config = EncoderConfig(tokenizer.vocab_size, 32, 1, pad_token_id=0, max_position_embeddings=256)
+    Spans(SpanModel(Encoder(config)), tokenizer, 256).save(tmp_path / "base")
+    rows = write_questions(tmp_path / "questions.jsonl", 60)
+    command = ("tune", tmp_path / "base", rows, "--task", "answer", "--steps", 2, *GENTLE)
+    code, _, err = run(*command, "--out", tmp_path / "plain", capsys=capsys)
+    assert code == 0 and "excerpts" in err and "goes on from its head" in err and "with spans: F1" in err and "sentences are ranked by words alone" in err
+    assert not (tmp_path / "plain" / "model.safetensors").exists()
+    monkeypatch.setattr("myna.roads.answer._LEAST_GAIN", -1.0)
+    code, _, err = run(*command, "--out", tmp_path / "spans", capsys=capsys)
+    assert code == 0 and "spans are read: F1" in err
+    reader = myna.load(tmp_path / "spans")
+    found = reader.answer("Who is the keeper of the lighthouse?", made / "index", threshold=0.0)
+    assert found.answered and found.text in found.passage and found.how in ("span", "sentence")
+    assert reader.model.reader is not None and reader.model.decision.names[-1] == "span"
+    code, _, err = run("tune", made / "index", rows, "--task", "answer", "--out", tmp_path / "no", capsys=capsys)
+    assert code == 2 and "config.json" in err.splitlines()[-1]
 
 
 def test_a_damaged_directory_is_refused(made: Path, tmp_path: Path) -> None:
