@@ -287,7 +287,9 @@ def _read_memory(path: Path) -> tuple[list[tuple[str, str]], list[Links]]:
 def _join(source: str, parts: Sequence[Translated | str]) -> Translated:
     """Put the translations of a text's parts together; spaces between sentences stay where the translation has spaces."""
     done = [part for part in parts if isinstance(part, Translated)]
-    if len(parts) == 1 and done:
+    if not done:
+        return Translated(source, source, 0.0, None)
+    if len(parts) == 1:
         return done[0] if done[0].source == source else Translated(source, *list(vars(done[0]).values())[1:])
     text = ""
     for part in parts:
@@ -295,8 +297,8 @@ def _join(source: str, parts: Sequence[Translated | str]) -> Translated:
         spaced = text and piece and not _UNSPACED.search(text[-1] + piece[0]) and not text[-1].isspace() and not piece[0].isspace()
         bare = isinstance(part, str) and "\n" not in part
         text += "" if bare else (" " + piece if spaced and not isinstance(part, str) else piece)
-    notes = [f"cut into {len(done)} parts"] if done else []
+    notes = [f"cut into {len(done)} parts"]
     notes += [part.note for part in done if part.note]
-    score = float(np.mean([part.score for part in done])) if done else 0.0
-    origin = " and ".join(sorted({part.origin for part in done})) or "model"
-    return Translated(source, text, score, done[0].nearest if done else None, origin, keeps_placeholders(source, text), "; ".join(notes))
+    score = float(np.mean([part.score for part in done]))
+    origin = " and ".join(sorted({part.origin for part in done}))
+    return Translated(source, text, score, done[0].nearest, origin, keeps_placeholders(source, text), "; ".join(notes))
