@@ -61,29 +61,28 @@ def read_logistic(value: Any, names: Sequence[str], where: str) -> Logistic:
     return Logistic(tuple(names), tuple(map(float, numbers[:-1])), float(numbers[-1]))
 
 
-def fit_logistic(features: Array, targets: Array, names: Sequence[str], ridge: float = 1.0, weights: Array | None = None) -> Logistic:
-    """Fit features (N, F) to targets (N,) of 0 and 1. weights: (N,), how much each example counts.
+def fit_logistic(features: Array, targets: Array, names: Sequence[str], ridge: float = 1.0) -> Logistic:
+    """Fit features (N, F) to targets (N,) of 0 and 1.
 
     ridge: how strongly the weights of standardised features are drawn to zero, in examples.
     """
     x, y = features.astype(np.float64), targets.astype(np.float64)
-    counts = np.ones(len(y)) if weights is None else weights.astype(np.float64)
-    mean, spread = np.average(x, axis=0, weights=counts), x.std(axis=0)
+    mean, spread = x.mean(axis=0), x.std(axis=0)
     spread = np.where(spread > 1e-12, spread, np.inf)  # what never changes says nothing
     x = np.concatenate([(x - mean) / spread, np.ones((len(x), 1))], axis=1)  # (N, F + 1)
     drawn = np.diag([*[ridge] * len(names), 1e-9])
-    share = min(max(float(np.average(y, weights=counts)), 1e-3), 1 - 1e-3)
+    share = min(max(float(y.mean()), 1e-3), 1 - 1e-3)
     beta = np.zeros(x.shape[1])
     beta[-1] = math.log(share / (1 - share))
 
     def loss(at: Array) -> float:
         logits = x @ at
-        return float((counts * (np.logaddexp(0, logits) - y * logits)).sum() + at @ drawn @ at / 2)
+        return float((np.logaddexp(0, logits) - y * logits).sum() + at @ drawn @ at / 2)
 
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ beta, -_LARGEST, _LARGEST)))
-        gradient = x.T @ (counts * (y - p)) - drawn @ beta
-        hessian = (x * (counts * p * (1 - p))[:, None]).T @ x + drawn
+        gradient = x.T @ (y - p) - drawn @ beta
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + drawn
         step = np.linalg.solve(hessian, gradient)
         now = loss(beta)
         while np.abs(step).max() > _ENOUGH and loss(beta + step) > now:  # Newton's step goes too far where p is near 0 or 1
