@@ -46,6 +46,8 @@ _WIDTH, _DROPOUT = 96, 0.5  # of the GRU in each direction; of its states: half,
 _LENGTHS = (64, 128, 256, 512)
 _FITTING = 0.95  # share of the texts that fit the length chosen
 _RATES = {"new": 3e-3, "encoder": 1e-4, "recurrent": 1e-3, **METHOD_RATES}  # AdamW's peak rates: usual values, not swept
+_LOOKED_AT = 256  # validation texts at each look in the training of a large base, evenly over all: own choice
+_SLOWER = 1.5  # times as long as the timed step that measuring may take on a machine that other work shares
 _HEAD = "head.safetensors"  # of the rehearsal
 _LARGE, _FEW_ROWS = 50_000_000, 8  # weights, from which a step has few texts: one of 32 would take minutes on a processor
 
@@ -89,14 +91,18 @@ def train_neural(base: str, material: Material, out: Path, options: TuneOptions,
     def put_to_use(model: TextClassifier) -> Neural:
         return Neural(model, maker.tokenizer, maker.length)
 
+    most = len(material.valid_texts) if maker.source in ("new", "recurrent") else _LOOKED_AT
+    seen = np.linspace(0, len(material.valid_texts) - 1, min(most, len(material.valid_texts))).astype(int)
+    seen_texts, seen_targets = [material.valid_texts[at] for at in seen], material.valid_targets[seen]
+
     def validate(model: TextClassifier) -> dict[str, float]:
-        scores = put_to_use(model).score(material.valid_texts)
-        return {"loss": mean_loss(scores, material.valid_targets, material.several), "accuracy": _accuracy(scores, material)}
+        scores = put_to_use(model).score(seen_texts)
+        return {"loss": mean_loss(scores, seen_targets, material.several), "accuracy": _accuracy(scores, seen_targets, material.several)}
 
     reader = Reader([len(row) for row in rows], collate, options.seed, maker.rows)
-    looked = float(reader.lengths.mean()) * len(material.valid_texts)
-    work = Work(validate, lambda model: put_to_use(model).score(material.valid_texts[:2]), looked,
-                lambda per_token: 2 * per_token * looked * (1 + material.test / max(1, len(material.valid_texts))))
+    length = float(reader.lengths.mean())
+    work = Work(validate, lambda model: put_to_use(model).score(material.valid_texts[:2]), length * len(seen_texts),
+                lambda per_token: _SLOWER * per_token * length * (len(material.valid_texts) + material.test))
     trainee = Trainee(f"{maker.kind} classifier", maker.make, maker.save, maker.open,
                       maker.tokenizer, maker.length, _RATES[maker.source])
     model = fit(trainee, reader, work, out, options, train_options, left, kept)
@@ -105,9 +111,8 @@ def train_neural(base: str, material: Material, out: Path, options: TuneOptions,
     return put_to_use(model)
 
 
-def _accuracy(scores: Array, material: Material) -> float:
-    targets = material.valid_targets
-    right = ((scores > 0) == (targets > 0)).all(axis=1) if material.several else targets[np.arange(len(scores)), scores.argmax(axis=1)]
+def _accuracy(scores: Array, targets: Array, several: bool) -> float:
+    right = ((scores > 0) == (targets > 0)).all(axis=1) if several else targets[np.arange(len(scores)), scores.argmax(axis=1)]
     return float(right.mean())
 
 
