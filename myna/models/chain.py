@@ -31,14 +31,13 @@ from myna.formats.weights import open_weights
 from myna.models.directory import choice, whole
 from myna.models.hmm import best_path
 from myna.models.linear import describe_labels, read_label_names
+from myna.tokenizer.atoms import WIDTHS
 
 Array = npt.NDArray[Any]
 
 FORBIDDEN = -1e9  # the score of a step that cannot be
 SEGMENTS = ("B", "E", "M", "S")  # the labels of a segmentation: begin, end, middle of a word, and a word alone
 _MOST_FEATURES, _MOST_BYTES = 1 << 23, 1 << 29
-# Wide forms of ASCII, and the stop, are read as what they are forms of: data has "," where a text has "，", or the other way round.
-_WIDTHS: dict[int, int | str] = {**{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}, ord("。"): "."}
 _AFFIX = 3  # characters at a word's ends that are a feature, at most
 
 
@@ -106,7 +105,7 @@ def marginals(emissions: Array, steps: Steps) -> Array:
 
 def word_features(words: Sequence[str]) -> list[list[str]]:
     """List the features of every word of a sentence."""
-    held = ["<<", "<", *(word.translate(_WIDTHS) for word in words), ">", ">>"]
+    held = ["<<", "<", *(word.translate(WIDTHS) for word in words), ">", ">>"]
     kinds = [_kind(word) for word in held]
     found = []
     for at in range(2, len(held) - 2):
@@ -121,7 +120,7 @@ def word_features(words: Sequence[str]) -> list[list[str]]:
 
 def atom_features(atoms: Sequence[str]) -> list[list[str]]:
     """List the features of every atom of a sentence that is to be cut into words."""
-    held = ["<<", "<", *(atom.translate(_WIDTHS) for atom in atoms), ">", ">>"]
+    held = ["<<", "<", *(atom.translate(WIDTHS) for atom in atoms), ">", ">>"]
     kinds = [_kind(atom) for atom in held]
     found = []
     for at in range(2, len(held) - 2):

@@ -30,6 +30,7 @@ from myna.errors import UserError
 from myna.files import read_json, write_atomic, write_json
 from myna.models.hmm import best_path, read_log_probabilities
 from myna.models.options import TaggerOptions
+from myna.tokenizer.atoms import WIDTHS
 
 Array = npt.NDArray[Any]
 Sentence = Sequence[tuple[str, str]]
@@ -78,6 +79,7 @@ class Tagger:
 
     def _of_word(self, word: str) -> Array:
         """Log p(tag | word): (S,)."""
+        word = word if word in self._words else word.translate(WIDTHS)  # a wide "？" is "?" where only that is known
         if word in self._words:
             return np.asarray(self._tables["log_word"][self._words[word]], np.float64)
         known = [self._endings[key] for key in _endings(word, self.longest) if key in self._endings]

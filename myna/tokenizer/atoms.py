@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from myna.tokenizer.scripts import unspaced_class
 
+# Wide forms of ASCII, and the stop, as what they are forms of: data has "," where a text has "，", or the other way round.
+WIDTHS: dict[int, int | str] = {**{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}, ord("。"): "."}
 _RUN = rf"(?:(?![{unspaced_class()}])[\w\u0300-\u036f])+"
 _ATOM = re.compile(rf"{_RUN}(?:['’-]{_RUN})*|\S")
 _RUNNING = re.compile(rf"(?![{unspaced_class()}])[\w\u0300-\u036f'’-]")
