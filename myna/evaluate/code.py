@@ -4,7 +4,7 @@ Bodies are written greedily, all models with the same limits, and end where the 
 would call a body right is not measured: equal to the one that stood there, near to it, and Python at all are.
 
     written = write_bodies(model, tokenizer, pairs, ends, max_tokens=128)
-    measured = measure_code(pairs, ("my-completer", written), ("4-gram", others), None, EvaluateOptions(), max_tokens=128)
+    measured = measure_code(pairs, ("my-completer", written), ("4-gram", others), None, EvaluateOptions(), 128, "float32")
 
 N functions
 """
@@ -85,12 +85,14 @@ def _score(model: Any, tokenizer: Tokenizer, pairs: Sequence[Pair], prompts: Seq
 
 
 def measure_code(pairs: Sequence[Pair], written: Written, baseline: tuple[str, Written] | None, base: tuple[str, Written] | None,
-                 options: EvaluateOptions, max_tokens: int) -> Measured:
+                 options: EvaluateOptions, max_tokens: int, precision: str) -> Measured:
     """Score what was written (N) beside a baseline's; `base`, the untuned model, stands in the details with its own comparison.
+
+    max_tokens, precision: with which all of it was written; the signatures name them.
 
     Raises UserError when there are fewer than two functions.
     """
-    how = f"unit=function|greedy|max_tokens={max_tokens}|bootstrap={options.resamples}|seed={options.seed}|v1"
+    how = f"unit=function|greedy|max_tokens={max_tokens}|precision={precision}|bootstrap={options.resamples}|seed={options.seed}|v1"
     report = _report(pairs, written, baseline, options, how)
     similar = [edit_similarity(pair.target, body) for pair, body in zip(pairs, written.bodies, strict=True)]
     order = np.argsort(-np.array(similar), kind="stable").tolist()

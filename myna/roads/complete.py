@@ -201,7 +201,7 @@ def compare_models(model: Any, tokenizer: Tokenizer, pairs: Sequence[Pair], most
     assert own is not None
     beside = None if counted is None or baseline is None else (baseline.name, counted)
     return measure_code(fitting, own, beside, None if untuned is None or base is None else (base[0], untuned), recipe.evaluate,
-                        _MAX_TOKENS), said
+                        _MAX_TOKENS, _precision()), said
 
 
 def evaluate_completer(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Measured:
