@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["t5", "attention_rnn"])
+@pytest.mark.parametrize("kind", ["t5", pytest.param("attention_rnn", marks=pytest.mark.slow)])
 def test_ten_pairs_are_learned_by_heart(kind: Kind, tmp_path: Path) -> None:
     tokenizer = learn_tokenizer([side for pair in PAIRS for side in pair], 512, special_tokens=SPECIAL_TOKENS)
     coder = Coder(tokenizer, 64)
