@@ -31,7 +31,11 @@ _FLOOR = 1e-4  # least probability of a word for another
 
 
 class Weights(NamedTuple):
-    """What each part of a score counts; the best of nine settings on 300 pairs of English and Chinese held out for validation."""
+    """What each part of a score counts.
+
+    Own choice after eight settings, most of which changed one value, on 300 English-Chinese pairs held out for validation (BLEU 51.7 to
+    55.5); not swept.
+    """
 
     phrase: float = 0.45
     lexical: float = 0.08
