@@ -2,7 +2,7 @@
 
 The oldest text classifier that is still hard to beat, in seconds. A text is the set of its n-grams (Chinese: characters, spaced scripts:
 words and characters), divided by the root of their number; the score of a label is the sum of its weights, plus one of its own. How the
-weights are fitted, and why each n-gram is first weighted by naive Bayes, says `myna.models.linear_fit`. `transformers` has no such model.
+weights are fitted, and how each n-gram is weighted first, says `myna.models.linear_fit`. `transformers` has no such model.
 
 Source: Wang and Manning 2012, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification".
 

@@ -1,9 +1,11 @@
-"""Fit a linear classifier: one label against the rest, each a support vector machine over n-grams weighted by naive Bayes.
+"""Fit a linear classifier: one label against the rest, each a support vector machine over weighted n-grams.
 
-An n-gram that stands mostly with one label should begin with more say than one that stands everywhere. So each is multiplied by the
-logarithm of how much more frequent it is with the label than without (Wang and Manning 2012, section 2.3), and a linear SVM with
-squared hinge loss is fitted to that by dual coordinate descent (Hsieh et al. 2008, algorithm 1): one text at a time, in random
-order, its dual variable is set to the best value while all others stay. The two weights are multiplied into one.
+An n-gram that stands in few texts says more where it stands: each is multiplied by its inverse document frequency, as scikit-learn
+counts it (Spärck Jones 1972). One that stands mostly with one label should begin with more say than one that stands with all: where
+naive Bayes is asked for, each is multiplied too by the logarithm of how much more frequent it is with the label than without (Wang and
+Manning 2012, section 2.3). A linear SVM with squared hinge loss is fitted to that by dual coordinate descent (Hsieh et al. 2008,
+algorithm 1): one text at a time, in random order, its dual variable is set to the best value while all others stay. The weights are
+multiplied into one. Two such models over the same n-grams add up to one.
 
     minimise  |w|² / 2 + C Σ max(0, 1 - y (w·x + b))²      (b is the weight of a feature that is always 1, and counts in |w|)
 
@@ -26,7 +28,7 @@ from myna.models.linear import Linear, LinearConfig, find_ngrams
 
 Array = npt.NDArray[Any]
 
-STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C: how much fitting the texts weighs against small weights; chosen on the validation part
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # C: how much fitting the texts weighs against small weights; chosen on the validation part
 _MOST = 1 << 20  # n-grams kept, the most frequent first
 _SEEN = 2  # texts that an n-gram must stand in; of one that stands in one text alone nothing general is learned
 _FEW = 200  # texts, up to which n-grams of one text are kept too
@@ -69,21 +71,36 @@ def weigh_ngrams(table: Table, positive: Array) -> Array:
     return np.asarray(np.log(with_label / with_label.sum()) - np.log(without / without.sum()))
 
 
+def weigh_rarity(table: Table) -> Array:
+    """Return the inverse document frequency of every n-gram (F,): the logarithm of how few texts it stands in, and 1."""
+    texts = len(table.starts) - 1
+    return np.asarray(np.log((1 + texts) / (1 + np.bincount(table.columns, minlength=len(table.features)))) + 1)
+
+
 def fit_linear(table: Table, targets: Array, labels: Sequence[str], config: LinearConfig, strength: float = 1.0, several: bool = False,
                seed: int = 0) -> Linear:
     """Fit one label against the rest, for every label. targets: (N, K) of 0 and 1. strength: C of the formula above."""
     columns = 1 if len(labels) == 2 and not several else len(labels)  # of two labels the second is what the first is not
     weight = np.zeros((len(table.features), len(labels)), np.float32)
     bias = np.zeros(len(labels), np.float32)
-    scale = 1 / np.sqrt(np.maximum(1, table.widths()))
+    scale, rarity = 1 / np.sqrt(np.maximum(1, table.widths())), weigh_rarity(table)
     for column in range(columns):
         positive = targets[:, column] > 0
-        ratios = weigh_ngrams(table, positive) if config.naive_bayes else np.ones(len(table.features))
+        ratios = rarity * weigh_ngrams(table, positive) if config.naive_bayes else rarity
         fitted = _descend(table.columns, table.starts, scale, ratios, np.where(positive, 1.0, -1.0), strength, _PASSES, _TOLERANCE, seed)
         weight[:, column], bias[column] = fitted[:-1] * ratios, fitted[-1]
     if columns < len(labels):
         weight[:, 1], bias[1] = -weight[:, 0], -bias[0]
     return Linear(config, labels, table.features, weight, bias, several)
+
+
+def add_linear(one: Linear, other: Linear, shares: tuple[float, float]) -> Linear:
+    """Add two models over the same n-grams, multiplied by shares, to one that scores what both would together."""
+    if one.features != other.features or one.labels != other.labels:
+        raise ValueError("the two models have other n-grams or labels")
+    weight, bias = (shares[0] * first + shares[1] * second
+                    for first, second in ((one.weight, other.weight), (one.bias, other.bias)))
+    return Linear(other.config, one.labels, one.features, weight.astype(np.float32), bias.astype(np.float32), one.several)
 
 
 @numba.njit("float64[::1](int32[::1], int64[::1], float64[::1], float64[::1], float64[::1], float64, int64, float64, int64)", nogil=True)

@@ -12,7 +12,7 @@ import pytest
 from myna.errors import UserError
 from myna.models.calibration import fit_temperature, mean_loss, to_log_probs
 from myna.models.linear import Linear, LinearConfig, find_ngrams
-from myna.models.linear_fit import fit_linear, tabulate_texts, weigh_ngrams
+from myna.models.linear_fit import add_linear, fit_linear, tabulate_texts, weigh_ngrams, weigh_rarity
 
 WORDS = {"good": "fine great lovely bright warm", "bad": "dull grey cold poor broken", "odd": "purple sideways seven moon fish"}
 
@@ -63,7 +63,7 @@ def test_the_fit_is_the_optimum_that_scikit_learn_finds(naive_bayes: bool, label
     scores = model.score(texts)
     for label in range(labels):
         positive = truth == label
-        ratios = weigh_ngrams(table, positive) if naive_bayes else np.ones(len(table.features))
+        ratios = weigh_rarity(table) * (weigh_ngrams(table, positive) if naive_bayes else 1)
         reference = svm.LinearSVC(C=0.7, tol=1e-6, max_iter=100_000).fit(x * ratios, positive)
         np.testing.assert_allclose(scores[:, label], reference.decision_function(x * ratios), atol=0.03)
         # no step from here lowers what both minimise by more than the tolerance allows
@@ -72,6 +72,25 @@ def test_the_fit_is_the_optimum_that_scikit_learn_finds(naive_bayes: bool, label
         signs, full = np.where(positive, 1, -1), np.concatenate([x * ratios, np.ones((len(x), 1))], axis=1)
         costs = [w @ w / 2 + 0.7 * (np.maximum(0, 1 - signs * (full @ w)) ** 2).sum() for w in (weight, best)]
         assert costs[0] == pytest.approx(costs[1], rel=2e-3)
+
+
+def test_rarity_is_the_inverse_document_frequency_of_scikit_learn() -> None:
+    features = pytest.importorskip("sklearn.feature_extraction.text")
+    texts, _ = draw(40)
+    table = tabulate_texts(texts, LinearConfig(words=(1, 2)))
+    reference = features.TfidfVectorizer(ngram_range=(1, 2)).fit(texts)
+    theirs = dict(zip(reference.get_feature_names_out(), reference.idf_, strict=True))
+    assert dict(zip((name[1:] for name in table.features), weigh_rarity(table), strict=True)) == pytest.approx(theirs)
+
+
+def test_two_models_add_up_to_one() -> None:
+    texts, truth = draw(80)
+    plain, bayes = LinearConfig(words=(1, 1), naive_bayes=False), LinearConfig(words=(1, 1))
+    table = tabulate_texts(texts, plain)
+    one, other = (fit_linear(table, one_hot(truth, 3), list(WORDS), config) for config in (plain, bayes))
+    np.testing.assert_allclose(add_linear(one, other, (0.25, 2)).score(texts), 0.25 * one.score(texts) + 2 * other.score(texts), atol=1e-4)
+    with pytest.raises(ValueError, match="other n-grams"):
+        add_linear(one, fit_linear(tabulate_texts(texts[:40], plain), one_hot(truth[:40], 3), list("xyz"), plain), (1, 1))
 
 
 def test_it_learns_and_says_which_ngrams_speak_for_a_label() -> None:
