@@ -24,17 +24,17 @@ from myna.data.questions import Question, QuestionParts, QuestionReading, read_q
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.questions import Asked, measure_answers
-from myna.files import sha256, write_atomic, write_json
+from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.answer_fit import CITED, Collection, Fitted, Row, ask_variants, fit_answers, index_passages, take_excerpts
 from myna.roads.build import Clock, list_versions
+from myna.roads.seen import read_seen, save_seen
 from myna.roads.task_pages import write_task_pages
 from myna.tasks.answer import Answerer, count_background
 from myna.tokenizer.tokenizer import Tokenizer
 
-SEEN = "seen.bin"  # the hashes of the questions that were learned from, 16 bytes each, so that a later measure can leave them out
 _MOST = {"train": 1000, "valid": 1000, "test": 2000}  # questions fitted on and measured: more change little and take minutes
 _LEAST_GAIN = 0.005  # of the validation part's F1, below which a reader of spans is not worth its time
 
@@ -122,7 +122,7 @@ class _Road:
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             answerer.save(self.out)
             learned = sorted(question.key for name in ("train", "valid") for question in self.questions[name])
-            write_atomic(self.out / SEEN, b"".join(learned))
+            save_seen(self.out, learned)
             write_json(self.out / "report.json", {
                 "report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": self.said})
             names = ("config.json", "model.safetensors", "tokenizer.json", "task.json", "terms.json")
@@ -151,9 +151,7 @@ def evaluate_answerer(folder: Path, data: Sequence[Path], recipe: TuneRecipe) ->
     reading = read_questions(data, recipe.rows)
     for line in reading.said():
         say(f"  {line}")
-    path = folder / SEEN
-    seen = path.read_bytes() if path.is_file() else b""
-    learned = {seen[at:at + 16] for at in range(0, len(seen), 16)}
+    learned = read_seen(folder)
     questions = [question for question in reading.questions if question.key not in learned]
     if len(questions) < len(reading.questions):
         say(f"  {len(reading.questions) - len(questions):,} questions were learned from and are left out; their passages are not")

@@ -26,7 +26,7 @@ from myna.models.ngram import Ngram, fit_ngram
 from myna.models.options import NgramOptions
 from myna.models.pretrained import load_model
 from myna.recipe import TuneRecipe
-from myna.roads.language import SEEN
+from myna.roads.seen import read_seen
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
 
@@ -74,9 +74,7 @@ def evaluate_chat(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> Mea
 
 def _divide(folder: Path, talks: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Choose the conversations that are measured, and those that the n-gram counts. talks: in the order of their hashes."""
-    path = folder / SEEN
-    data = path.read_bytes() if path.is_file() else b""
-    seen = {data[at : at + 16] for at in range(0, len(data), 16)}
+    seen = read_seen(folder)
     unseen = [example for example in talks if example.key not in seen]
     learned = [example for example in talks if example.key in seen]
     if learned:

@@ -26,7 +26,7 @@ from myna.data.labelled import LabelledReading, LabelledText, Parts, read_labell
 from myna.errors import UserError
 from myna.evaluate.classes import measure_classes
 from myna.evaluate.measured import Measured
-from myna.files import sha256, write_atomic, write_json
+from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.models.calibration import fit_temperature, mean_loss, text_losses
 from myna.models.fetched import resolve_model
@@ -34,6 +34,7 @@ from myna.models.linear import Linear, LinearConfig
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, list_versions
+from myna.roads.seen import read_seen, save_seen
 from myna.roads.task_pages import write_task_pages
 from myna.tasks.classify import Classifier, Member
 from myna.tokenizer.scripts import unspaced_bytes
@@ -42,7 +43,6 @@ from myna.tokenizer.tokenizer import Tokenizer
 Array = npt.NDArray[Any]
 
 BASELINE = "baseline"  # the folder of the baseline's model
-SEEN = "seen.bin"  # the hashes of the texts that were learned from, 16 bytes each, so that a later measure can leave them out
 _LOOKED_AT = 2000  # texts whose script is looked at
 _UNSPACED_SHARE = 0.3  # of the bytes, from which a corpus is one of characters without spaces
 _CHINESE = LinearConfig(characters=(1, 4))
@@ -207,7 +207,7 @@ class _Road:
                 member.model.save(self.out / member.folder)
             baseline.model.save(self.out / BASELINE)
             classifier.save_task(self.out)
-            write_atomic(self.out / SEEN, b"".join(sorted(item.key for name in ("train", "valid") for item in self.parts[name])))
+            save_seen(self.out, [item.key for name in ("train", "valid") for item in self.parts[name]])
             write_json(self.out / "report.json", {
                 "report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": self.said})
             names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "linear/model.safetensors",
@@ -294,7 +294,7 @@ def evaluate_classifier(folder: Path, data: Sequence[Path], recipe: TuneRecipe) 
     reading = read_labelled(data, recipe.rows)
     for line in reading.said():
         say(f"  {line}")
-    seen = _read_seen(folder)
+    seen = read_seen(folder)
     items = [item for item in reading.texts if item.key not in seen]
     if len(items) < len(reading.texts):
         say(f"  {len(reading.texts) - len(items):,} texts were learned from and are left out")
@@ -307,9 +307,3 @@ def evaluate_classifier(folder: Path, data: Sequence[Path], recipe: TuneRecipe) 
     majority = classifier.about.get("majority")
     known = isinstance(majority, list) and all(isinstance(label, str) for label in majority)
     return measure_against(classifier, items, recipe, baseline, majority if known and majority is not None else classifier.labels[:1])
-
-
-def _read_seen(folder: Path) -> set[bytes]:
-    path = folder / SEEN
-    data = path.read_bytes() if path.is_file() else b""
-    return {data[at : at + 16] for at in range(0, len(data), 16)}

@@ -25,7 +25,7 @@ from myna.data.pairs import Pair, PairReading, read_pairs, split_pairs
 from myna.errors import UserError
 from myna.evaluate.code import ROWS, Written, measure_code, write_bodies
 from myna.evaluate.measured import Measured
-from myna.files import write_atomic, write_json
+from myna.files import write_json
 from myna.generate.rules import read_rules
 from myna.metrics.report import Report
 from myna.models.adapter import find_base, holder_of, is_adapter, read_adapter
@@ -36,11 +36,11 @@ from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock
 from myna.roads.language import Tuning, open_base
+from myna.roads.seen import read_seen, save_seen
 from myna.tasks.complete import TASK, find_function
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
 
-SEEN = "seen.bin"  # hashes of the modules and prompts that were learned from, 16 bytes each, so that a later measure can leave them out
 BASELINE = "baseline"  # the folder of the n-gram model
 PROMPTS = ("prompt", "code", "source", "input", "instruction")
 BODIES = ("completion", "body", "response", "output", "target")
@@ -115,7 +115,7 @@ class CompleteTask:
                                where=pair.where, pair=True) for pair in pairs] for name, pairs in self.parts.items()}
 
     def settle(self, left: float | None, per_token: float, per_step: float) -> dict[str, Any]:
-        """Choose how many functions are measured: whole batches, by the tuned model and by its base."""
+        """Choose how many functions are measured: whole batches, by all three models."""
         there = min(_MOST, len(self.parts["test"]))
         if left is None:
             return {"sources": min(there, _FEWEST), "seconds": 0.0}
@@ -123,9 +123,9 @@ class CompleteTask:
         texts = [pair.source + pair.target for pair in self.parts["test"][:_MOST]]
         tokens = sum(map(len, self._tokenizer.encode_batch(texts))) / len(texts)
 
-        def seconds(count: int) -> float:  # by the tuned model and by its base
+        def seconds(count: int) -> float:  # by the tuned model, its base and the n-gram
             rows = min(count, ROWS)
-            return 2 * (_MAX_TOKENS * per_step * max(1.0, rows / _TIMED_ROWS) * math.ceil(count / rows) + count * tokens * per_token)
+            return 3 * (_MAX_TOKENS * per_step * max(1.0, rows / _TIMED_ROWS) * math.ceil(count / rows) + count * tokens * per_token)
 
         sources = max((count for count in range(ROWS, there + 1, ROWS) if seconds(count) <= _SHARE * left), default=min(there, _FEWEST))
         return {"sources": sources, "seconds": seconds(sources)}
@@ -146,8 +146,7 @@ class CompleteTask:
         assert self._ngram is not None
         self._ngram.save(out / BASELINE)
         write_json(out / TASK, {"task": "complete", "max_tokens": _MAX_TOKENS, "said": self.said})
-        seen = {key for name in ("train", "valid") for pair in self.parts[name] for key in (pair.key, _key(pair))}
-        write_atomic(out / SEEN, b"".join(sorted(seen)))
+        save_seen(out, [key for name in ("train", "valid") for pair in self.parts[name] for key in (pair.key, _key(pair))])
 
 
 def _key(pair: Pair) -> bytes:
@@ -216,7 +215,7 @@ def evaluate_completer(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -
     reading = read_functions(data, recipe)
     for line in reading.said():
         say(f"  {line}")
-    seen = _read_seen(folder)
+    seen = read_seen(folder)
     pairs = sorted((pair for pair in reading.pairs if pair.key not in seen and _key(pair) not in seen), key=_mix)
     if len(pairs) < len(reading.pairs):
         say(f"  {len(reading.pairs) - len(pairs):,} functions, or others of their modules, were learned from and are left out")
@@ -236,9 +235,3 @@ def evaluate_completer(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -
     ends = model.rules.end_ids | model.tokenizer.special_ids | {model.tokenizer.separator_id}
     measured, said = compare_models(language_model, model.tokenizer, pairs, _MOST, recipe, ends, baseline, base)
     return Measured(measured.report, {**measured.details, "said": said}, measured.lines)
-
-
-def _read_seen(folder: Path) -> set[bytes]:
-    path = folder / SEEN
-    data = path.read_bytes() if path.is_file() else b""
-    return {data[at : at + 16] for at in range(0, len(data), 16)}

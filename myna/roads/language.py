@@ -42,6 +42,7 @@ from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, describe_plan, list_versions, write_pages
+from myna.roads.seen import save_seen
 from myna.roads.task import Task
 from myna.roads.task_pages import write_task_pages
 from myna.tokenizer.chat import ChatTemplate
@@ -59,7 +60,6 @@ _WRITING_SECONDS = 4.0  # for the bootstrap, the pages and the hashes at the end
 _PROMPTS, _SHOWN, _ANSWER_TOKENS = 20, 5, 64  # held-out prompts that are answered, how many are shown, tokens of an answer at most
 _SLOWER = 1.5  # times as long as the base's measure that of the tuned model takes: what was added is computed beside it
 _SAMPLE_TOKENS, _LEAST_SAMPLE = 32, 8  # of the answer that is shown at each look
-SEEN = "seen.bin"  # hashes of the rows that were learned from, 16 bytes each, so that a later measure can leave them out
 _COPIED = ("generation_config.json", "special_tokens_map.json")  # of the base's directory, as they are
 
 
@@ -351,7 +351,7 @@ class Tuning:
                     self.task.save(self.out / "merged")
             notes = list(plan.notes)
             if self.task is None:
-                write_atomic(self.out / SEEN, b"".join(self.learned))
+                save_seen(self.out, self.learned)
             if self.task is not None and measured is not None:
                 self.task.save(self.out)
                 notes = [*self.reading.said(), *self.task.said, *notes]

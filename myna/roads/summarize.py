@@ -28,8 +28,9 @@ from myna.models.precision import Precision
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, list_versions
+from myna.roads.seen import save_seen
 from myna.roads.task_pages import write_task_pages
-from myna.roads.writing import leave_out_seen, read_parts, save_seen, tune_writer
+from myna.roads.writing import leave_out_seen, read_parts, tune_writer
 from myna.tasks.extract import METHODS
 from myna.tasks.summarize import SUMMARIZE, Extractor, is_extractor, summarize_beginnings
 from myna.tasks.writing import TASK, Writer
@@ -88,7 +89,7 @@ def _tune_extractor(given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock) 
         measured = _measure_extractor(extractor, parts["test"], recipe)
     with clock.stage("write"):
         extractor.save(out)
-        save_seen(out, [pair for name in ("train", "valid") for pair in parts[name]])
+        save_seen(out, [pair.key for name in ("train", "valid") for pair in parts[name]])
         write_json(out / "report.json", {"report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": said})
         write_json(out / "myna.json", {
             "format": 1, "version": __version__, "family": "extractor", "hashes": {TASK: sha256(out / TASK)},

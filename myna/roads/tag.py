@@ -24,7 +24,7 @@ from myna.data.tagged import TaggedSentence, cut_labels, labels_of, read_tagged,
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.tags import Answers, Truth, measure_tags
-from myna.files import sha256, write_atomic, write_json
+from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.metrics.tagging import spans_of
 from myna.models.chain import SEGMENTS, scheme_of
@@ -32,6 +32,7 @@ from myna.models.hmm_tagger import Tagger, fit_tagger
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock, list_versions
+from myna.roads.seen import read_seen, save_seen
 from myna.roads.task_pages import write_task_pages
 from myna.tasks.tag import SEGMENTER, FindWords, Member, WordTagger, put_together
 from myna.tokenizer.atoms import find_atoms, join_words
@@ -39,7 +40,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
 
-BASELINE, SEEN = "baseline", "seen.bin"  # the folder of the baseline; hashes of the sentences learned from, 16 bytes each
+BASELINE = "baseline"  # the folder of the baseline
 _CHAIN_SHARE, _SEGMENTER_SHARE = 0.4, 0.15  # of the minutes, at most, for each conditional random field: own choice
 _SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)  # of the neural model's scores, tried on the validation part
 _ADDED = (0.25, 0.5, 0.75, 1.0)  # weights of what the hidden Markov model says of each word, tried too
@@ -253,7 +254,7 @@ class _Road:
                 tagger.segmenter.members[0].model.save(self.out / SEGMENTER)
             baseline.save(self.out / BASELINE)
             tagger.save_task(self.out)
-            write_atomic(self.out / SEEN, b"".join(sorted(one.key for name in ("train", "valid") for one in self.parts[name])))
+            save_seen(self.out, [one.key for name in ("train", "valid") for one in self.parts[name]])
             write_json(self.out / "report.json", {"report": measured.report.to_json(), **measured.details, "said": self.said,
                                                   "lines": measured.lines})
             names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "task.json",
@@ -352,7 +353,7 @@ def evaluate_tagger(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> M
         say(f"  {line}")
     if reading.segments != segments:
         raise UserError("words without labels", f"words with labels, as {folder} gives", "give other data")
-    seen = _read_seen(folder)
+    seen = read_seen(folder)
     items = [one for one in reading.sentences if one.key not in seen]
     if len(items) < len(reading.sentences):
         say(f"  {len(reading.sentences) - len(items):,} sentences were learned from and are left out")
@@ -365,9 +366,3 @@ def evaluate_tagger(folder: Path, data: Sequence[Path], recipe: TuneRecipe) -> M
             + (", ..." if len(unknown) > 8 else ""))
     baseline = _Baseline.open(folder / BASELINE) if (folder / BASELINE / "config.json").is_file() else None
     return measure_tagger(tagger, items, recipe, baseline)
-
-
-def _read_seen(folder: Path) -> set[bytes]:
-    path = folder / SEEN
-    data = path.read_bytes() if path.is_file() else b""
-    return {data[at : at + 16] for at in range(0, len(data), 16)}

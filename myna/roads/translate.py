@@ -26,7 +26,7 @@ from myna.data.placeholders import find_placeholders, keeps_placeholders
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.translation import measure_translations, name_words
-from myna.files import sha256, write_atomic, write_json
+from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.metrics.translation import bleu, count_bleu, split_chinese, split_words
 from myna.models.families import family_of
@@ -37,13 +37,13 @@ from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.retrieval.memory import Memory
 from myna.roads.build import Clock, list_versions
+from myna.roads.seen import read_seen, save_seen
 from myna.roads.task_pages import write_task_pages
 from myna.tasks.translate import NEVER, Translated, Translator, mask_pair, take_example
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import learn_tokenizer
 from myna.train.translating import Material, new_model, train_translator
 
-SEEN = "seen.bin"  # the hashes of the sources that were learned from, 16 bytes each, so that a later measure can leave them out
 # usual names of columns, likeliest first; where languages are the names, English is the source unless told otherwise
 SOURCES = ("source", "src", "原文", "源文", "en", "english", "英文", "zh", "chinese", "中文", "de", "fr", "text", "input")
 TARGETS = ("target", "tgt", "译文", "翻译", "translation", "zh", "chinese", "中文", "de", "german", "fr", "es", "ja", "ko", "ru", "en",
@@ -199,7 +199,7 @@ class _Road:
             save_model(translator.model, out, self.coder.tokenizer.pad_id)
             self.coder.tokenizer.save(out, self.coder.length)
             translator.save_task(out)
-            write_atomic(out / SEEN, b"".join(sorted({pair.key for name in ("train", "valid") for pair in self.parts[name]})))
+            save_seen(out, [pair.key for name in ("train", "valid") for pair in self.parts[name]])
             write_json(out / "report.json", {"report": measured.report.to_json(), **measured.details, "lines": measured.lines,
                                              "said": self.said})
             names = ("config.json", "model.safetensors", "tokenizer.json", "task.json", "memory.jsonl")
@@ -242,9 +242,7 @@ def evaluate_translator(folder: Path, data: Sequence[Path], recipe: TuneRecipe) 
     reading = read_pairs(data, recipe.rows, (learned.get("source", ""), *SOURCES), (learned.get("target", ""), *TARGETS))
     for line in reading.said():
         say(f"  {line}")
-    path = folder / SEEN
-    stored = path.read_bytes() if path.is_file() else b""
-    seen = {stored[at : at + 16] for at in range(0, len(stored), 16)}
+    seen = read_seen(folder)
     pairs = [pair for pair in reading.pairs if pair.key not in seen]
     if len(pairs) < len(reading.pairs):
         say(f"  {len(reading.pairs) - len(pairs):,} pairs have sources that were learned from and are left out")

@@ -19,18 +19,17 @@ from myna.data.conversations import Example
 from myna.data.labels import TURN_TOKENS
 from myna.data.pairs import Pair, PairReading, read_pairs, split_pairs
 from myna.evaluate.measured import Measured
-from myna.files import write_atomic
 from myna.metrics.report import Report
 from myna.metrics.summaries import summary_words
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.build import Clock
 from myna.roads.language import Tuning, open_base
+from myna.roads.seen import read_seen, save_seen
 from myna.tasks.writing import MOST_TOKENS, Writer, Writing, cut_chunks, save_writing
 from myna.tokenizer.chat import ChatTemplate
 from myna.tokenizer.tokenizer import Tokenizer
 
-SEEN = "seen.bin"  # hashes of the sources that were learned from, 16 bytes each, so that a later measure can leave them out
 _SHARE = 0.15  # of the time that is left, for the task's own measure: own choice
 _FEWEST, _MOST = 8, 200  # sources measured: own choice; fewer say nothing, more take time from the training
 _AT_ONCE = 12  # texts are written in the time of one that was timed: of `Writer`'s batches of 16, the last of which are shorter
@@ -144,19 +143,12 @@ class WritingTask:
     def save(self, out: Path) -> None:
         """Write task.json and the hashes of what was learned from."""
         save_writing(self.writing, out)
-        save_seen(out, [pair for name in ("train", "valid") for pair in self.parts[name]])
-
-
-def save_seen(folder: Path, pairs: Sequence[Pair]) -> None:
-    """Keep the hashes of pairs that were learned from."""
-    write_atomic(folder / SEEN, b"".join(sorted({pair.key for pair in pairs})))
+        save_seen(out, [pair.key for name in ("train", "valid") for pair in self.parts[name]])
 
 
 def leave_out_seen(folder: Path, reading: PairReading) -> list[Pair]:
     """Return the pairs that a directory did not learn from, sorted by hash; what is left out is said."""
-    path = folder / SEEN
-    data = path.read_bytes() if path.is_file() else b""
-    seen = {data[at : at + 16] for at in range(0, len(data), 16)}
+    seen = read_seen(folder)
     pairs = sort_pairs([pair for pair in reading.pairs if pair.key not in seen])
     if len(pairs) < len(reading.pairs):
         say(f"  {len(reading.pairs) - len(pairs):,} pairs were learned from and are left out")

@@ -35,7 +35,7 @@ from myna.tokenizer.train import learn_tokenizer
 from myna.train.examples import RESERVED, ROWS, Reader, Trainee, Work, fit, has_begun
 from myna.train.loop import Batch
 from myna.train.lora import add_lora, load_adapter, merge_lora, save_adapter
-from myna.train.options import TrainOptions, TuneOptions
+from myna.train.options import EPOCHS, NEW_EPOCHS, TrainOptions, TuneOptions
 from myna.train.tuning import RATES as METHOD_RATES
 
 Array = npt.NDArray[Any]
@@ -104,7 +104,7 @@ def train_neural(base: str, material: Material, out: Path, options: TuneOptions,
     work = Work(validate, lambda model: put_to_use(model).score(material.valid_texts[:2]), length * len(seen_texts),
                 lambda per_token: _SLOWER * per_token * length * (len(material.valid_texts) + material.test))
     trainee = Trainee(f"{maker.kind} classifier", maker.make, maker.save, maker.open,
-                      maker.tokenizer, maker.length, _RATES[maker.source])
+                      maker.tokenizer, maker.length, _RATES[maker.source], NEW_EPOCHS if base == "new" else EPOCHS)
     model = fit(trainee, reader, work, out, options, train_options, left, kept)
     if maker.source == "lora":
         merge_lora(model.body)

@@ -30,7 +30,7 @@ from myna.files import read_json, write_json
 from myna.machine import current_memory, peak_memory, probe
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.train.loop import Batch, Hooks, Run, train
-from myna.train.options import PlanOptions, TrainOptions, TuneOptions
+from myna.train.options import EPOCHS, PlanOptions, TrainOptions, TuneOptions
 from myna.train.plan import Plan, Request, check_memory, check_options, predict_memory, time_steps
 from myna.train.rehearsal import Making, rehearse
 
@@ -57,6 +57,8 @@ class Trainee:
     "Tokens of a row at most."
     rate: float
     "Peak learning rate of AdamW where none is given."
+    epochs: float = EPOCHS
+    "Passes over the examples at most where none are given."
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def _plan(trainee: Trainee, reader: Reader, work: Work, options: TuneOptions, tr
     check_memory(peak - current_memory(), machine.free_memory, "close other programs, or give a smaller --context")
     per_step, per_token = time_steps(model, middle, reader.rows, settled)
     looks = settled.validations * per_token * work.look_tokens
-    most = math.ceil(options.max_epochs * reader.per_pass)
+    epochs = options.max_epochs or trainee.epochs
+    most = math.ceil(epochs * reader.per_pass)
     notes: list[str] = []
     seconds = None
     if options.steps is not None:
@@ -174,7 +177,7 @@ def _plan(trainee: Trainee, reader: Reader, work: Work, options: TuneOptions, tr
                             f"at least {_LEAST_TRAINING:.0f} s", "give more --minutes")
         steps, seconds = min(most, max(1, int(room / per_step))), room + looks
         if steps == most:
-            notes.append(f"{options.max_epochs:g} passes over the texts ({most:,} steps) fit the time; more would only memorise them "
+            notes.append(f"{epochs:g} passes over the texts ({most:,} steps) fit the time; more would only memorise them "
                          "(--max-epochs)")
     count = sum(parameter.numel() for parameter in model.parameters())
     config = getattr(model, "body", model).config

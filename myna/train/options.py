@@ -11,6 +11,9 @@ from typing import Literal
 
 from myna.errors import UserError
 
+EPOCHS = 3.0  # passes over the rows at most where a trained model is tuned: a usual number, not measured
+NEW_EPOCHS = 30.0  # of a small model from nothing, of which the weights that were best on the validation part are kept: own choice
+
 
 @dataclass(frozen=True)
 class PlanOptions:
@@ -103,8 +106,8 @@ class TuneOptions:
     "Tokens of an optimizer step; none is chosen by how many there will be."
     micro_tokens: int = 512
     "Tokens in memory at once at most; a larger batch is accumulated, which changes nothing but memory and time."
-    max_epochs: float = 3.0
-    "Passes over the rows at most: a usual number, not measured; time beyond that is given back. A translator from nothing takes more."
+    max_epochs: float | None = None
+    "Passes over the rows at most; none is 3 where a trained model is tuned, and more for one from nothing. Time beyond is given back."
     precision: Literal["bfloat16", "float32"] | None = None
     "Type of the products, and of what LoRA freezes; what is trained is kept in float32. none: bfloat16 where it is the faster here."
     model_type: Literal["t5", "attention_rnn"] = "t5"
@@ -123,7 +126,7 @@ class TuneOptions:
             ("minutes", 0 < self.minutes < float("inf"), "a number above 0"),
             ("seed", 0 <= self.seed < 1 << 63, "a whole number, 0 or more"),
             ("rank", self.rank >= 1, "a whole number, at least 1"),
-            ("max_epochs", self.max_epochs > 0, "a number above 0"),
+            ("max_epochs", self.max_epochs is None or self.max_epochs > 0, "a number above 0"),
             ("micro_tokens", self.micro_tokens >= 1, "a whole number, at least 1"),
             ("alpha", self.alpha is None or self.alpha > 0, "a number above 0"),
             ("learning_rate", self.learning_rate is None or 1e-8 <= self.learning_rate <= 1e3, "a number from 1e-8 to 1e3"),

@@ -31,7 +31,7 @@ from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import learn_tokenizer
 from myna.train.examples import RESERVED, Reader, Trainee, Work, fit, has_begun
 from myna.train.loop import Batch
-from myna.train.options import TrainOptions, TuneOptions
+from myna.train.options import EPOCHS, NEW_EPOCHS, TrainOptions, TuneOptions
 
 Array = npt.NDArray[Any]
 
@@ -91,7 +91,8 @@ def train_neural_tagger(base: str, material: TagMaterial, out: Path, options: Tu
     work = Work(validate, lambda model: put_to_use(model).emit(material.valid_sentences[:2]), looked,
                 lambda per_token: 2 * per_token * looked * (1 + material.test / max(1, len(material.valid_sentences))))
     trainee = Trainee(f"{maker.kind} tagger", maker.make, lambda model, folder: put_to_use(model).save(folder),
-                      lambda folder: NeuralTagger.open(folder).model, maker.tokenizer, maker.length, _RATES[maker.source])
+                      lambda folder: NeuralTagger.open(folder).model, maker.tokenizer, maker.length, _RATES[maker.source],
+                      NEW_EPOCHS if base == "new" else EPOCHS)
     return put_to_use(fit(trainee, reader, work, out, options, train_options, left, kept))
 
 

@@ -39,7 +39,7 @@ Kind = Literal["t5", "attention_rnn"]
 _SMOOTHING = 0.1
 _ROWS = 64  # pairs of a step: short ones fill few places
 _MEASURED = 512  # pairs of the validation part whose loss is looked at during training
-_PASSES = 100.0  # over the pairs at most, unless told otherwise: a model from nothing needs many of few pairs
+_EPOCHS = 100.0  # over the pairs at most, unless told otherwise: a model from nothing needs many of few pairs
 _RATES = {"t5": 0.02, "attention_rnn": 3e-3}  # of Muon for the Transformer's matrices, of AdamW for the network's
 _WIDTH, _DROPOUT = {"t5": 128, "attention_rnn": 192}, 0.2
 
@@ -103,8 +103,6 @@ def train_translator(make: Callable[[], EncoderDecoder | AttentionRnn], coder: C
     kind: str = make().config.model_type
     start = int(getattr(make().config, "decoder_start_token_id", coder.separator_id))
     recurrent = kind == "attention_rnn"
-    if options.max_epochs == TuneOptions.max_epochs:
-        options = dataclasses.replace(options, max_epochs=_PASSES)
     train_options = dataclasses.replace(train_options, optimizer=train_options.optimizer or ("adamw" if recurrent else "muon"))
 
     def collate(chosen: Array) -> Batch:
@@ -130,7 +128,7 @@ def train_translator(make: Callable[[], EncoderDecoder | AttentionRnn], coder: C
     work = Work(validate, lambda model: try_out(model.body), float(looked), lambda per_token: material.seconds_after)
     trainee = Trainee(f"{kind} translator", lambda: Smoothed(make()).requires_grad_(True).train(), save,
                       lambda folder: Smoothed(load_model(folder)), coder.tokenizer, coder.length,
-                      _RATES["attention_rnn" if recurrent else "t5"])
+                      _RATES["attention_rnn" if recurrent else "t5"], _EPOCHS)
     trained: Smoothed = fit(trainee, reader, work, out, options, train_options, left, kept)
     return trained.body
 

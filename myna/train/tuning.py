@@ -24,7 +24,7 @@ from myna.errors import UserError
 from myna.machine import current_memory, peak_memory, probe
 from myna.models.layers import Linear
 from myna.train.lora import add_lora
-from myna.train.options import PlanOptions, TrainOptions, TuneOptions
+from myna.train.options import EPOCHS, PlanOptions, TrainOptions, TuneOptions
 from myna.train.plan import Plan, Request, check_memory, check_options, predict_memory, time_steps
 from myna.train.shapes import at_most
 
@@ -126,7 +126,8 @@ def plan_tuning(model: Any, packed: Packed, options: TuneOptions, train: TrainOp
     check_memory(peak - current_memory(), machine.free_memory, "close other programs, or give a smaller --micro-tokens or --method lora")
     per_step = _UNEVEN * time_steps(model, batch, micro_rows, train)[0] * math.ceil(batch_rows / micro_rows)
     looks = train.validations * costs.look
-    most = math.ceil(options.max_epochs * len(packed.rows) / batch_rows)
+    epochs = options.max_epochs or EPOCHS
+    most = math.ceil(epochs * len(packed.rows) / batch_rows)
     notes, seconds = [], None
     if options.steps is not None:
         steps = options.steps
@@ -138,7 +139,7 @@ def plan_tuning(model: Any, packed: Packed, options: TuneOptions, train: TrainOp
                             f"at least {_LEAST_SECONDS:.0f} s", "give more --minutes")
         steps, seconds = max(1, int(left / per_step)), left + looks
         if steps > most:
-            notes.append(f"{options.max_epochs:g} passes over the rows ({most:,} steps) are enough; more would only memorise them "
+            notes.append(f"{epochs:g} passes over the rows ({most:,} steps) are enough; more would only memorise them "
                          "(--max-epochs)")
             say(notes[-1])
             steps = most

@@ -96,7 +96,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     rng = random.Random(0)
     for name in ("mine", "other"):
-        (folder / f"{name}.txt").write_text("".join(" ".join(rng.choices(VERSES, k=6)) + "\n" for _ in range(60 if name == "mine" else 15)), encoding="utf-8")
+        lines = [" ".join(rng.choices(VERSES, k=6)) for _ in range(60 if name == "mine" else 15)]
+        (folder / f"{name}.txt").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     assert main(["build", str(folder / "mine.txt"), "--family", "ngram", "--out", str(folder / "ngram")]) == 0
     assert main(["build", str(folder / "mine.txt"), "--family", "encoder", "--steps", "2", "--threads", "1",
                  "--out", str(folder / "encoder"), "--plan.hidden-size", "64", "--plan.num-hidden-layers", "1"]) == 0

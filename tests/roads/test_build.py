@@ -260,7 +260,8 @@ def test_every_command_prints_one_json_object(built: Built, tmp_path: Path, monk
                                          "answers": [f"mason {n}"]}) + "\n" for n in range(20)), encoding="utf-8")
     assert main(["tune", "new", str(asked), "--task", "answer", "--threads", "1", "--out", str(reader)]) == 0
     paired, translator = tmp_path / "paired.jsonl", tmp_path / "translator"
-    paired.write_text("".join(json.dumps({"source": f"open {{door}} {n}", "target": f"打开 {{door}} {n}"}) + "\n" for n in range(40)), "utf-8")
+    pairs = [{"source": f"open {{door}} {n}", "target": f"打开 {{door}} {n}"} for n in range(40)]
+    paired.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     assert main(["tune", "new", str(paired), "--task", "translate", "--steps", "1", "--threads", "1", "--out", str(translator)]) == 0
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello\n")))
     runs: dict[str, list[object]] = {
