@@ -9,31 +9,25 @@ validation part -> measured on the test part -> written.
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from myna import __version__, machine
-from myna.console import duration, say
+from myna.console import say
 from myna.data.questions import Question, QuestionParts, QuestionReading, read_questions, split_questions
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.questions import Asked, measure_answers
-from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.roads.answer_fit import CITED, Collection, Fitted, Row, ask_variants, fit_answers, index_passages, take_excerpts
-from myna.roads.build import Clock, list_versions
-from myna.roads.seen import read_seen, save_seen
-from myna.roads.task_pages import write_task_pages
+from myna.roads.build import Clock
+from myna.roads.seen import read_seen
+from myna.roads.task_pages import finish_task
 from myna.tasks.answer import Answerer, count_background
-from myna.tokenizer.tokenizer import Tokenizer
 
 _MOST = {"train": 1000, "valid": 1000, "test": 2000}  # questions fitted on and measured: more change little and take minutes
 _LEAST_GAIN = 0.005  # of the validation part's F1, below which a reader of spans is not worth its time
@@ -119,25 +113,10 @@ class _Road:
     def _finish(self, answerer: Answerer, measured: Measured) -> Report:
         """Write the directory; myna.json is last."""
         with self.clock.stage("write"):
-            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
             answerer.save(self.out)
-            learned = sorted(question.key for name in ("train", "valid") for question in self.questions[name])
-            save_seen(self.out, learned)
-            write_json(self.out / "report.json", {
-                "report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": self.said})
-            names = ("config.json", "model.safetensors", "tokenizer.json", "task.json", "terms.json")
-            words: Any = {"golden": Tokenizer.open(self.out).golden()} if (self.out / "tokenizer.json").is_file() else {}
-            write_json(self.out / "myna.json", {
-                "format": 1, "version": __version__, "family": "answerer", **words,
-                "hashes": {name: sha256(self.out / name) for name in names if (self.out / name).is_file()},
-                "lineage": {"inputs": [file for reading in self.readings.values() for file in reading.notes.files],
-                            "request": request_of(self.recipe, self.given), "seed": self.recipe.tune.seed,
-                            "threads": self.recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
-                "actual": {"total_seconds": round(self.clock.seconds, 3)}, "report": measured.report.to_json(),
-                "stages": self.clock.stages, "notes": self.said})
-            write_task_pages(self.out)
-        say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
-        return measured.report
+            learned = [question.key for name in ("train", "valid") for question in self.questions[name]]
+            return finish_task(self.out, "answerer", measured, self.said, learned, self.recipe, self.given,
+                               [file for reading in self.readings.values() for file in reading.notes.files], self.clock)
 
 
 def _of_collection(questions: Sequence[Question], collection: Collection) -> Asked:

@@ -11,7 +11,6 @@ and the majority class stands beside.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,25 +19,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from myna import __version__, machine
 from myna.console import duration, say
 from myna.data.labelled import LabelledReading, LabelledText, Parts, read_labelled, split_labelled
 from myna.errors import UserError
 from myna.evaluate.classes import measure_classes
 from myna.evaluate.measured import Measured
-from myna.files import sha256, write_json
+from myna.files import sha256
 from myna.metrics.report import Report
 from myna.models.calibration import fit_temperature, mean_loss, text_losses
 from myna.models.fetched import resolve_model
 from myna.models.linear import Linear, LinearConfig
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
-from myna.roads.build import Clock, list_versions
-from myna.roads.seen import read_seen, save_seen
-from myna.roads.task_pages import write_task_pages
+from myna.roads.build import Clock
+from myna.roads.seen import read_seen
+from myna.roads.task_pages import finish_task
 from myna.tasks.classify import Classifier, Member
 from myna.tokenizer.scripts import unspaced_bytes
-from myna.tokenizer.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
 
@@ -169,8 +166,8 @@ class _Road:
     def _judge(self, name: str, model: Any, scores: Array) -> Fitted:
         targets = self.targets["valid"]
         temperature = fit_temperature(scores, targets, self.several)
-        right = ((scores > 0) == (targets > 0)).all(axis=1) if self.several else targets[np.arange(len(scores)), scores.argmax(axis=1)]
-        return Fitted(name, model, scores, temperature, mean_loss(scores / temperature, targets, self.several), float(right.mean()))
+        return Fitted(name, model, scores, temperature, mean_loss(scores / temperature, targets, self.several),
+                      _share_right(scores, targets, self.several))
 
     # ---- the neural model ----
 
@@ -207,30 +204,16 @@ class _Road:
                 member.model.save(self.out / member.folder)
             baseline.model.save(self.out / BASELINE)
             classifier.save_task(self.out)
-            save_seen(self.out, [item.key for name in ("train", "valid") for item in self.parts[name]])
-            write_json(self.out / "report.json", {
-                "report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": self.said})
-            names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "linear/model.safetensors",
-                     "linear/features.json", "task.json")
-            words: Any = {"golden": Tokenizer.open(self.out).golden()} if (self.out / "tokenizer.json").is_file() else {}
-            write_json(self.out / "myna.json", {
-                "format": 1, "version": __version__, "family": "classifier", **words,
-                "hashes": {name: sha256(self.out / name) for name in names if (self.out / name).is_file()},
-                "lineage": {"inputs": [file for reading in self.readings.values() for file in reading.notes.files],
-                            "request": request_of(self.recipe, self.given), "seed": self.recipe.tune.seed,
-                            "threads": self.recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
-                "actual": {"total_seconds": round(self.clock.seconds, 3)}, "report": measured.report.to_json(),
-                "stages": self.clock.stages, "notes": self.said})
-            write_task_pages(self.out)
-        say(f"[{duration(self.clock.seconds)}] done: {self.out / 'report.html'}")
-        return measured.report
+            learned = [item.key for name in ("train", "valid") for item in self.parts[name]]
+            return finish_task(self.out, "classifier", measured, self.said, learned, self.recipe, self.given,
+                               [file for reading in self.readings.values() for file in reading.notes.files], self.clock)
 
 
 def choose_members(linear: Fitted, neural: Fitted | None, targets: Array, several: bool, asked: bool) -> tuple[list[Member], str]:
     """Take a model, or the weighted sum of both, by the validation part's targets (N, K); returns the members and the reason.
 
-    More than the simpler model is taken only where it is better by more than chance. The simpler is the linear one, unless the neural one
-    was asked for.
+    More than the simpler model is taken only where its loss is better by more than chance and no fewer texts are right. The simpler is
+    the linear one, unless the neural one was asked for.
     """
     if neural is None:
         return [Member(".", linear.model, 1 / linear.temperature)], "the linear model is used: it is the only one"
@@ -242,14 +225,22 @@ def choose_members(linear: Fitted, neural: Fitted | None, targets: Array, severa
     temperatures = [fit_temperature(scores, targets, several) for scores in mixed]
     together = [text_losses(scores / temperature, targets, several) for scores, temperature in zip(mixed, temperatures, strict=True)]
     best = int(np.argmin([values.mean() for values in together]))
-    told = f"together {together[best].mean():.4f} nats a text on the validation part, alone {linear.loss:.4f} and {neural.loss:.4f}"
-    if not _is_better(losses[alone.name], together[best]):
+    right = _share_right(mixed[best], targets, several)
+    told = (f"together {together[best].mean():.4f} nats a text and {right:.4f} right on the validation part, alone {linear.loss:.4f} and "
+            f"{linear.accuracy:.4f}, {neural.loss:.4f} and {neural.accuracy:.4f}")
+    if not _is_better(losses[alone.name], together[best]) or right < alone.accuracy:
         return [Member(".", alone.model, 1 / alone.temperature)], (
-            f"the {alone.name} alone is used: neither the {other.name} nor both together are better than it by more than chance ({told})")
+            f"the {alone.name} alone is used: neither the {other.name} nor both together are better than it by more than chance, with no "
+            f"fewer texts right ({told})")
     share, temperature = float(_SHARES[best]), temperatures[best]
     weights = (1 - share) / (linear.temperature * temperature), share / (neural.temperature * temperature)
     return [Member(".", neural.model, weights[1]), Member("linear", linear.model, weights[0])], (
         f"both are used, {1 - share:.2f} linear and {share:.2f} neural: {told}")
+
+
+def _share_right(scores: Array, targets: Array, several: bool) -> float:
+    right = ((scores > 0) == (targets > 0)).all(axis=1) if several else targets[np.arange(len(scores)), scores.argmax(axis=1)]
+    return float(right.mean())
 
 
 def _is_better(losses: Array, others: Array) -> bool:

@@ -10,30 +10,27 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from myna import __version__, machine
-from myna.console import duration, say
+from myna import machine
+from myna.console import say
 from myna.corpus.sentences import cut_sentences
 from myna.data.pairs import Pair, read_pairs
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.summaries import measure_summaries, score_summaries
-from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.metrics.summaries import summary_words
 from myna.models.precision import Precision
 from myna.recipe import TuneRecipe
-from myna.request import Inputs, request_of
-from myna.roads.build import Clock, list_versions
-from myna.roads.seen import save_seen
-from myna.roads.task_pages import write_task_pages
+from myna.request import Inputs
+from myna.roads.build import Clock
+from myna.roads.task_pages import finish_task
 from myna.roads.writing import leave_out_seen, read_parts, tune_writer
 from myna.tasks.extract import METHODS
 from myna.tasks.summarize import SUMMARIZE, Extractor, is_extractor, summarize_beginnings
-from myna.tasks.writing import TASK, Writer
+from myna.tasks.writing import Writer
 
 _LOOKED_AT = 1000  # pairs of the training part by which lengths are chosen, and of the validation part that is tried
 _WHOLE = "the whole text"
@@ -89,17 +86,8 @@ def _tune_extractor(given: Inputs, out: Path, recipe: TuneRecipe, clock: Clock) 
         measured = _measure_extractor(extractor, parts["test"], recipe)
     with clock.stage("write"):
         extractor.save(out)
-        save_seen(out, [pair.key for name in ("train", "valid") for pair in parts[name]])
-        write_json(out / "report.json", {"report": measured.report.to_json(), **measured.details, "lines": measured.lines, "said": said})
-        write_json(out / "myna.json", {
-            "format": 1, "version": __version__, "family": "extractor", "hashes": {TASK: sha256(out / TASK)},
-            "lineage": {"inputs": reading.notes.files, "request": request_of(recipe, given), "seed": recipe.tune.seed,
-                        "threads": recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
-            "actual": {"total_seconds": round(clock.seconds, 3)}, "report": measured.report.to_json(), "stages": clock.stages,
-            "notes": said})
-        write_task_pages(out)
-    say(f"[{duration(clock.seconds)}] done: {out / 'report.html'}")
-    return measured.report
+        learned = [pair.key for name in ("train", "valid") for pair in parts[name]]
+        return finish_task(out, "extractor", measured, said, learned, recipe, given, reading.notes.files, clock)
 
 
 def _measure_extractor(extractor: Extractor, pairs: Sequence[Pair], recipe: TuneRecipe) -> Measured:

@@ -10,7 +10,6 @@ what the validation part says is used: one of them, or both with weights -> meas
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from myna import __version__, machine
 from myna.console import duration, say
 from myna.data.tagged import TaggedSentence, cut_labels, labels_of, read_tagged, split_tagged
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.tags import Answers, Truth, measure_tags
-from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.metrics.tagging import spans_of
 from myna.models.chain import SEGMENTS, scheme_of
 from myna.models.hmm_tagger import Tagger, fit_tagger
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
-from myna.roads.build import Clock, list_versions
-from myna.roads.seen import read_seen, save_seen
-from myna.roads.task_pages import write_task_pages
+from myna.roads.build import Clock
+from myna.roads.seen import read_seen
+from myna.roads.task_pages import finish_task
 from myna.tasks.tag import SEGMENTER, FindWords, Member, WordTagger, put_together
 from myna.tokenizer.atoms import find_atoms, join_words
-from myna.tokenizer.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
 
@@ -254,23 +250,9 @@ class _Road:
                 tagger.segmenter.members[0].model.save(self.out / SEGMENTER)
             baseline.save(self.out / BASELINE)
             tagger.save_task(self.out)
-            save_seen(self.out, [one.key for name in ("train", "valid") for one in self.parts[name]])
-            write_json(self.out / "report.json", {"report": measured.report.to_json(), **measured.details, "said": self.said,
-                                                  "lines": measured.lines})
-            names = ("config.json", "model.safetensors", "features.json", "tokenizer.json", "task.json",
-                     *(f"{folder}/{name}" for folder in ("chain", BASELINE, SEGMENTER) for name in ("model.safetensors", "features.json")))
-            words: Any = {"golden": Tokenizer.open(self.out).golden()} if (self.out / "tokenizer.json").is_file() else {}
-            write_json(self.out / "myna.json", {
-                "format": 1, "version": __version__, "family": "tagger", **words,
-                "hashes": {name: sha256(self.out / name) for name in names if (self.out / name).is_file()},
-                "lineage": {"inputs": [file for reading in self.readings.values() for file in reading.notes.files],
-                            "request": request_of(self.recipe, self.given), "seed": self.recipe.tune.seed,
-                            "threads": self.recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
-                "actual": {"total_seconds": round(self.clock.seconds, 3)}, "report": measured.report.to_json(),
-                "stages": self.clock.stages, "notes": self.said})
-            write_task_pages(self.out)
-        say(f"[{duration(self.clock.seconds)}] done: {self.out}")
-        return measured.report
+            learned = [one.key for name in ("train", "valid") for one in self.parts[name]]
+            return finish_task(self.out, "tagger", measured, self.said, learned, self.recipe, self.given,
+                               [file for reading in self.readings.values() for file in reading.notes.files], self.clock)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,23 +10,19 @@ from which likeness an example's translation is taken as it is -> measured on th
 from __future__ import annotations
 
 import functools
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from myna import __version__, machine
-from myna.console import duration, say
+from myna.console import say
 from myna.data.coding import SPECIAL_TOKENS, Coder, Example
 from myna.data.pairs import Pair, PairReading, read_pairs, split_pairs
 from myna.data.placeholders import find_placeholders, keeps_placeholders
 from myna.errors import UserError
 from myna.evaluate.measured import Measured
 from myna.evaluate.translation import measure_translations, name_words
-from myna.files import sha256, write_json
 from myna.metrics.report import Report
 from myna.metrics.translation import bleu, count_bleu, split_chinese, split_words
 from myna.models.families import family_of
@@ -36,9 +32,9 @@ from myna.models.pretrained import load_model, read_config, save_model
 from myna.recipe import TuneRecipe
 from myna.request import Inputs, request_of
 from myna.retrieval.memory import Memory
-from myna.roads.build import Clock, list_versions
-from myna.roads.seen import read_seen, save_seen
-from myna.roads.task_pages import write_task_pages
+from myna.roads.build import Clock
+from myna.roads.seen import read_seen
+from myna.roads.task_pages import finish_task
 from myna.tasks.translate import NEVER, Translated, Translator, mask_pair, take_example
 from myna.tokenizer.tokenizer import Tokenizer
 from myna.tokenizer.train import learn_tokenizer
@@ -195,25 +191,12 @@ class _Road:
         """Write the directory; myna.json is last."""
         out = self.out
         with self.clock.stage("write"):
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
             save_model(translator.model, out, self.coder.tokenizer.pad_id)
             self.coder.tokenizer.save(out, self.coder.length)
             translator.save_task(out)
-            save_seen(out, [pair.key for name in ("train", "valid") for pair in self.parts[name]])
-            write_json(out / "report.json", {"report": measured.report.to_json(), **measured.details, "lines": measured.lines,
-                                             "said": self.said})
-            names = ("config.json", "model.safetensors", "tokenizer.json", "task.json", "memory.jsonl")
-            write_json(out / "myna.json", {
-                "format": 1, "version": __version__, "family": "translator", "golden": Tokenizer.open(out).golden(),
-                "hashes": {name: sha256(out / name) for name in names},
-                "lineage": {"inputs": [file for reading in self.readings.values() for file in reading.notes.files],
-                            "request": request_of(self.recipe, self.given), "seed": self.recipe.tune.seed,
-                            "threads": self.recipe.tune.threads or machine.usable_cores(), "argv": sys.argv, "versions": list_versions()},
-                "actual": {"total_seconds": round(self.clock.seconds, 3)}, "report": measured.report.to_json(),
-                "stages": self.clock.stages, "notes": self.said})
-            write_task_pages(out)
-        say(f"[{duration(self.clock.seconds)}] done: {out / 'report.html'}")
-        return measured.report
+            learned = [pair.key for name in ("train", "valid") for pair in self.parts[name]]
+            return finish_task(self.out, "translator", measured, self.said, learned, self.recipe, self.given,
+                               [file for reading in self.readings.values() for file in reading.notes.files], self.clock)
 
 
 def nearest_translations(translator: Translator, results: Sequence[Translated]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -318,6 +319,16 @@ def test_more_than_the_simpler_model_is_taken_only_where_it_is_better_by_more_th
     assert found == taken and ("both are used" in why) == (taken == ["both"])
 
 
+def test_what_makes_fewer_texts_right_is_not_taken_for_its_loss() -> None:
+    rng = np.random.default_rng(3)
+    targets = np.eye(2)[rng.integers(0, 2, 2000)]
+    linear, neural = (fitted(name, 1.6 * targets + rng.normal(0, 1, (2000, 2)), targets) for name in ("linear", "neural"))
+    members, _ = choose_members(linear, neural, targets, False, False)
+    assert len(members) == 2
+    [member], _ = choose_members(dataclasses.replace(linear, accuracy=1.0), neural, targets, False, False)
+    assert member.model is linear.model
+
+
 def test_a_neural_model_that_is_far_better_is_taken_alone_and_one_far_worse_is_not() -> None:
     rng = np.random.default_rng(0)
     targets = np.eye(2)[rng.integers(0, 2, 400)]
@@ -339,6 +350,6 @@ def test_texts_that_are_cut_are_counted_and_said(tmp_path: Path, capsys: pytest.
 
 def test_too_short_a_time_is_said_and_gives_a_linear_model_of_one_strength(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 100)
-    code, _, err = run("tune", "new", rows, "--task", "classify", "--minutes", "0.001", "--out", tmp_path / "model", *GENTLE, capsys=capsys)
-    assert code == 0 and err.count("with no other strength: half of the time is spent") == 2
+    code, _, err = run("tune", "new", rows, "--task", "classify", "--minutes", "1e-6", "--out", tmp_path / "model", *GENTLE, capsys=capsys)
+    assert code == 0 and err.count("with no other strength: half of the time is spent") == 3
     assert myna.load(tmp_path / "model").classify(["great fine lovely"])[0].label in WORDS
