@@ -167,7 +167,7 @@ class _Road:
         targets = self.targets["valid"]
         temperature = fit_temperature(scores, targets, self.several)
         return Fitted(name, model, scores, temperature, mean_loss(scores / temperature, targets, self.several),
-                      _share_right(scores, targets, self.several))
+                      float(_find_right(scores, targets, self.several).mean()))
 
     # ---- the neural model ----
 
@@ -212,8 +212,9 @@ class _Road:
 def choose_members(linear: Fitted, neural: Fitted | None, targets: Array, several: bool, asked: bool) -> tuple[list[Member], str]:
     """Take a model, or the weighted sum of both, by the validation part's targets (N, K); returns the members and the reason.
 
-    More than the simpler model is taken only where its loss is better by more than chance and no fewer texts are right. The simpler is
-    the linear one, unless the neural one was asked for.
+    More than the simpler model is taken only where its loss is better by more than chance, and both only where more texts are right too:
+    their share was chosen by these losses, so that they look better than they are. The simpler is the linear one, unless the neural one was
+    asked for.
     """
     if neural is None:
         return [Member(".", linear.model, 1 / linear.temperature)], "the linear model is used: it is the only one"
@@ -225,22 +226,29 @@ def choose_members(linear: Fitted, neural: Fitted | None, targets: Array, severa
     temperatures = [fit_temperature(scores, targets, several) for scores in mixed]
     together = [text_losses(scores / temperature, targets, several) for scores, temperature in zip(mixed, temperatures, strict=True)]
     best = int(np.argmin([values.mean() for values in together]))
-    right = _share_right(mixed[best], targets, several)
-    told = (f"together {together[best].mean():.4f} nats a text and {right:.4f} right on the validation part, alone {linear.loss:.4f} and "
-            f"{linear.accuracy:.4f}, {neural.loss:.4f} and {neural.accuracy:.4f}")
-    if not _is_better(losses[alone.name], together[best]) or right < alone.accuracy:
+    rights = {one: _find_right(scores, targets, several) for one, scores in ((alone.name, alone.scores), ("both", mixed[best]))}
+    told = (f"together {together[best].mean():.4f} nats a text and {rights['both'].mean():.4f} right on the validation part, alone "
+            f"{linear.loss:.4f} and {linear.accuracy:.4f}, {neural.loss:.4f} and {neural.accuracy:.4f}")
+    if not (_is_better(losses[alone.name], together[best]) and _are_more(rights[alone.name], rights["both"])):
         return [Member(".", alone.model, 1 / alone.temperature)], (
-            f"the {alone.name} alone is used: neither the {other.name} nor both together are better than it by more than chance, with no "
-            f"fewer texts right ({told})")
+            f"the {alone.name} alone is used: neither the {other.name} nor both together are better than it by more than chance, with more "
+            f"texts right ({told})")
     share, temperature = float(_SHARES[best]), temperatures[best]
     weights = (1 - share) / (linear.temperature * temperature), share / (neural.temperature * temperature)
     return [Member(".", neural.model, weights[1]), Member("linear", linear.model, weights[0])], (
         f"both are used, {1 - share:.2f} linear and {share:.2f} neural: {told}")
 
 
-def _share_right(scores: Array, targets: Array, several: bool) -> float:
+def _find_right(scores: Array, targets: Array, several: bool) -> Array:
+    """Tell of each text whether its labels are right: (N,) of 0 and 1."""
     right = ((scores > 0) == (targets > 0)).all(axis=1) if several else targets[np.arange(len(scores)), scores.argmax(axis=1)]
-    return float(right.mean())
+    return np.asarray(right, np.float64)
+
+
+def _are_more(rights: Array, others: Array) -> bool:
+    """Tell whether the others have more texts right, by what chance would give."""
+    gains = others - rights
+    return len(gains) > 1 and float(gains.mean()) > float(gains.std(ddof=1)) / len(gains) ** 0.5
 
 
 def _is_better(losses: Array, others: Array) -> bool:

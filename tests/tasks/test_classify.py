@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -319,14 +318,15 @@ def test_more_than_the_simpler_model_is_taken_only_where_it_is_better_by_more_th
     assert found == taken and ("both are used" in why) == (taken == ["both"])
 
 
-def test_what_makes_fewer_texts_right_is_not_taken_for_its_loss() -> None:
+def test_what_makes_no_more_texts_right_is_not_added_for_its_loss() -> None:
     rng = np.random.default_rng(3)
     targets = np.eye(2)[rng.integers(0, 2, 2000)]
-    linear, neural = (fitted(name, 1.6 * targets + rng.normal(0, 1, (2000, 2)), targets) for name in ("linear", "neural"))
-    members, _ = choose_members(linear, neural, targets, False, False)
-    assert len(members) == 2
-    [member], _ = choose_members(dataclasses.replace(linear, accuracy=1.0), neural, targets, False, False)
-    assert member.model is linear.model
+    signs = 2 * targets - 1
+    lower = np.where(rng.random(2000) < 0.2, -1.0, 1.0)  # both err in the same texts,
+    ease = np.stack([1 + 2 * (rng.random(2000) < 0.5) * (lower > 0) for _ in range(2)])  # and each knows of others that they are easy
+    linear, neural = (fitted(name, signs * (lower * sure)[:, None], targets) for name, sure in zip(("linear", "neural"), ease, strict=True))
+    [member], why = choose_members(linear, neural, targets, False, False)
+    assert member.model is linear.model and "more texts right" in why
 
 
 def test_a_neural_model_that_is_far_better_is_taken_alone_and_one_far_worse_is_not() -> None:
