@@ -23,7 +23,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("questions", metavar="QUESTION", nargs="*", help="questions; - reads one a line from standard input")
     parser.add_argument("--file", metavar="FILE", help="a text file with a question on each line")
     parser.add_argument("--index", metavar="DIR", help="an index of documents, made by myna index")
-    parser.add_argument("--documents", metavar="PATH", nargs="+", default=[], help="files and folders, indexed for this once")
+    parser.add_argument("--documents", metavar="PATH", action="append", default=[],
+                        help="a file or folder, indexed for this once; may be given several times")
     parser.add_argument("--threshold", metavar="X", type=float, help="answer from this confidence on, instead of the reader's own")
     parser.add_argument("--generate", metavar="MODEL", help="a chat model (smollm2) that writes the answer from the passage quoted")
 

@@ -19,13 +19,13 @@ from myna.train.options import TuneOptions
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags of `myna tune`."""
-    parser.add_argument("base", metavar="BASE", nargs="?", help="the model to tune: a directory, or the name of a fetched one")
+    parser.add_argument("base", metavar="BASE", nargs="?", help="the model to tune: a directory, or the name of a fetched one; with --task also new, from nothing")
     parser.add_argument("data", metavar="DATA", nargs="*", help="files and folders of rows (JSONL, JSON, CSV, TSV, Parquet), or of text")
     parser.add_argument("--out", metavar="DIR", required=True, help="the model directory to make")
     parser.add_argument("--resume", action="store_true", help="go on with what DIR holds; starts when it holds nothing")
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file with options: top-level keys, and a table for every stage")
-    parser.add_argument("--valid", metavar="PATH", nargs="+", default=[], help="--task classify: labelled texts to validate on")
-    parser.add_argument("--test", metavar="PATH", nargs="+", default=[], help="--task classify: labelled texts to measure on")
+    parser.add_argument("--valid", metavar="PATH", nargs="+", default=[], help="with --task: examples to validate on, where they are apart")
+    parser.add_argument("--test", metavar="PATH", nargs="+", default=[], help="with --task: examples to measure on, where they are apart")
     parser.add_argument("--multi-label", action="store_true", help="--task classify: a text may have several labels")
     parser.add_argument("--segment", action="store_true", help="--task tag: learn to find the words themselves, not their labels")
     parser.add_argument("--merge", action="store_true", help="LoRA: write the merged whole model too, in DIR/merged")
