@@ -31,7 +31,7 @@ COMMANDS = {  # in the order a person meets them
     "fetch": "get a text or a model by name, hash-checked",
     "build": "make a language model from text: the whole road in one command",
     "plan": "say what build would train here, how long, how much memory",
-    "tune": "teach a trained model from conversations, answers or text, or a task from examples",
+    "tune": "teach a model from conversations or text, or a task from examples",
     "show": "say what a model is, from what it was made and how good it is",
     "generate": "continue a prompt",
     "chat": "talk with a model",

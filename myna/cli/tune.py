@@ -19,7 +19,8 @@ from myna.train.options import TuneOptions
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags of `myna tune`."""
-    parser.add_argument("base", metavar="BASE", nargs="?", help="the model to tune: a directory, or the name of a fetched one; with --task also new, from nothing")
+    parser.add_argument("base", metavar="BASE", nargs="?",
+                        help="the model to tune: a directory, or the name of a fetched one; with --task also new, from nothing")
     parser.add_argument("data", metavar="DATA", nargs="*", help="files and folders of rows (JSONL, JSON, CSV, TSV, Parquet), or of text")
     parser.add_argument("--out", metavar="DIR", required=True, help="the model directory to make")
     parser.add_argument("--resume", action="store_true", help="go on with what DIR holds; starts when it holds nothing")
