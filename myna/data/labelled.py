@@ -14,7 +14,6 @@ stand on two sides; where the test is given, what it shares with the training pa
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import re
@@ -24,13 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from myna.corpus.options import SplitOptions
 from myna.corpus.read import walk
-from myna.corpus.split import rank_units
-from myna.corpus.store import PARTS, RANGE
 from myna.data.conversations import Reading
+from myna.data.division import LEAST, divide_by_hash
 from myna.data.options import RowsOptions
 from myna.data.rows import FORMATS, Row, format_of, read_rows
 from myna.errors import UserError, nearest, shown
@@ -47,8 +43,6 @@ _PART_NAMES = {"train", "training", "test", "testing", "valid", "validation", "d
 _MOST_LABELS = 10_000  # more is a column of something else
 _LONGEST_LABEL = 200  # characters
 _IMBALANCE = 10  # times that the most frequent label outnumbers the rarest, from which it is said
-_SHARE = 0.1  # of the texts held out for each of validation and test, unless told otherwise: twice that of language modelling
-_LEAST = 2  # texts of a part: an interval needs as many
 _FEW_TESTED = 50  # texts of the test part, below which one text moves the accuracy by more than 2 points
 _SHOWN = 12  # labels listed with their counts
 
@@ -276,25 +270,15 @@ def split_labelled(reading: LabelledReading, options: SplitOptions, valid: Label
         given["valid"] = _without(given["valid"], given["test"], "validation", "test", said)
     for name, others in given.items():
         texts = _without(texts, others, "training", name, said)
-    if options == SplitOptions():
-        options = dataclasses.replace(options, test_fraction=_SHARE, valid_fraction=_SHARE)
-    units = np.zeros(len(texts), dtype=RANGE)  # each text counts the same, however long
-    units["start"], units["end"] = np.arange(len(texts)), np.arange(1, len(texts) + 1)
-    part = np.zeros(len(texts), dtype=np.int8)
-    shares = {"test": options.test_fraction, "valid": options.valid_fraction}
-    wanted = [(PARTS.index(name), share) for name, share in shares.items() if name not in given]
-    if texts:
-        rank_units(part, units, np.array([text.key for text in texts], dtype="V16"), np.arange(len(texts)), wanted, _LEAST)
-    parts = {name: given.get(name) or [text for text, chosen in zip(texts, part, strict=True) if chosen == number]
-             for number, name in enumerate(PARTS)}
+    parts = divide_by_hash(texts, [text.key for text in texts], given, options)
     labels = sorted({label for text in parts["train"] for label in text.labels})
     if len(labels) == 1 and not reading.several and len({text.labels for text in texts}) == 1:
         raise UserError(f"all {len(texts):,} texts to learn from have the label {shown(labels[0])}", "at least 2 labels",
                         "give texts with others")
-    if len(labels) < 2 - reading.several or min(len(held) for held in parts.values()) < _LEAST:
+    if len(labels) < 2 - reading.several or min(len(held) for held in parts.values()) < LEAST:
         counts = ", ".join(f"{len(held):,} for {name}" for name, held in parts.items())
         raise UserError(f"{len(reading.texts):,} texts leave {counts}, with {len(labels)} different labels to train on",
-                        f"at least {_LEAST} texts in each part, and 2 labels", "give more texts")
+                        f"at least {LEAST} texts in each part, and 2 labels", "give more texts")
     return Parts(parts, labels, said + describe_parts(parts, labels, reading.several))
 
 

@@ -13,27 +13,21 @@ two sides; where validation or test are given, pairs whose sources stand there a
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from myna.corpus.options import SplitOptions
 from myna.corpus.read import walk
-from myna.corpus.split import rank_units
-from myna.corpus.store import PARTS, RANGE
 from myna.data.conversations import Reading
+from myna.data.division import LEAST, divide_by_hash
 from myna.data.options import RowsOptions
 from myna.data.rows import FORMATS, Row, format_of, read_rows
 from myna.errors import UserError, nearest, shown
 from myna.files import sha256
 
-_SHARE = 0.1  # of the sources held out for each of validation and test, unless told otherwise: as for labelled texts
-_LEAST = 2  # pairs of a part: an interval needs as many
 _TEXTS = (".txt", ".md")  # formats that have no columns
 
 
@@ -173,20 +167,10 @@ def split_pairs(reading: PairReading, options: SplitOptions, valid: PairReading 
         given["valid"] = _without(given["valid"], given["test"], "validation pairs taken out, whose sources are tested", reading)
     for name, others in given.items():
         pairs = _without(pairs, others, f"training pairs taken out, whose sources stand in the {name} part", reading)
-    if options == SplitOptions():
-        options = dataclasses.replace(options, test_fraction=_SHARE, valid_fraction=_SHARE)
-    units = np.zeros(len(pairs), dtype=RANGE)  # each pair counts the same, however long
-    units["start"], units["end"] = np.arange(len(pairs)), np.arange(1, len(pairs) + 1)
-    part = np.zeros(len(pairs), dtype=np.int8)
-    shares = {"test": options.test_fraction, "valid": options.valid_fraction}
-    wanted = [(PARTS.index(name), share) for name, share in shares.items() if name not in given]
-    if pairs:
-        rank_units(part, units, np.array([pair.key for pair in pairs], dtype="V16"), np.arange(len(pairs)), wanted, _LEAST)
-    parts = {name: given[name] if name in given else [pair for pair, chosen in zip(pairs, part, strict=True) if chosen == number]
-             for number, name in enumerate(PARTS)}
-    if min(len(held) for held in parts.values()) < _LEAST:
+    parts = divide_by_hash(pairs, [pair.key for pair in pairs], given, options)
+    if min(len(held) for held in parts.values()) < LEAST:
         counts = ", ".join(f"{len(held):,} for {name}" for name, held in parts.items())
-        raise UserError(f"{len(reading.pairs):,} pairs leave {counts}", f"at least {_LEAST} pairs in each part", "give more pairs")
+        raise UserError(f"{len(reading.pairs):,} pairs leave {counts}", f"at least {LEAST} pairs in each part", "give more pairs")
     return parts
 
 

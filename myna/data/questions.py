@@ -14,7 +14,6 @@ that do not stand in their passage are counted. Parts are divided by the hash of
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from myna.corpus.options import SplitOptions
 from myna.corpus.read import walk
-from myna.corpus.split import rank_units
-from myna.corpus.store import PARTS, RANGE
+from myna.corpus.store import PARTS
 from myna.data.conversations import Reading
+from myna.data.division import LEAST, divide_by_hash
 from myna.data.options import RowsOptions
 from myna.data.rows import FORMATS, Row, format_of, read_rows
 from myna.errors import UserError, nearest, shown
@@ -43,7 +40,6 @@ _UNANSWERED = frozenset(("", "unknown", "unanswerable", "no answer", "none", "nu
 _LARGEST = 512 << 20  # bytes of a nested file, which is read whole
 _LONGEST_PASSAGE = 4 << 20  # bytes of a passage in a file of its own
 _SHARE = 0.2  # of the passages for each of validation and test: the decision whether to answer is fitted on the former
-_LEAST = 2  # questions of a part: an interval needs as many
 
 
 @dataclass(frozen=True)
@@ -303,25 +299,19 @@ def split_questions(reading: QuestionReading, options: SplitOptions, valid: Ques
         if len(left) < len(questions):
             said.append(f"{len(questions) - len(left):,} questions whose passage stands in the {name} part too were taken out")
         questions = left
-    if options == SplitOptions():
-        options = dataclasses.replace(options, test_fraction=_SHARE, valid_fraction=_SHARE)
     passages = list(dict.fromkeys(question.passage for question in questions))
-    units = np.zeros(len(passages), dtype=RANGE)  # each passage counts the same, however long
-    units["start"], units["end"] = np.arange(len(passages)), np.arange(1, len(passages) + 1)
-    part = np.zeros(len(passages), dtype=np.int8)
-    shares = {"test": options.test_fraction, "valid": options.valid_fraction}
-    wanted = [(PARTS.index(name), share) for name, share in shares.items() if name not in given]
-    if passages:
-        rank_units(part, units, np.array([hash_text(passage) for passage in passages], dtype="V16"), np.arange(len(passages)), wanted,
-                   _LEAST)
-    place = dict(zip(passages, part.tolist(), strict=True))
-    parts = {name: given.get(name) or [question for question in questions if place[question.passage] == number]
-             for number, name in enumerate(PARTS)}
-    if min(len(held) for held in parts.values()) < _LEAST or not all(any(one.answers for one in parts[name]) for name in PARTS):
+    apart: dict[str, list[str]] = {name: [] for name in given}
+    chosen = divide_by_hash(passages, [hash_text(passage) for passage in passages], apart, options, _SHARE)
+    parts = {name: given.get(name) or _on(questions, set(chosen[name])) for name in PARTS}
+    if min(len(held) for held in parts.values()) < LEAST or not all(any(one.answers for one in parts[name]) for name in PARTS):
         counts = ", ".join(f"{len(held):,} for {name}" for name, held in parts.items())
         raise UserError(f"{len(reading.questions):,} questions on {len(passages):,} passages leave {counts}",
-                        f"at least {_LEAST} questions in each part, one of them answered", "give more questions")
+                        f"at least {LEAST} questions in each part, one of them answered", "give more questions")
     for name, held in parts.items():
         said.append(f"{name}: {len(held):,} questions on {len({one.passage for one in held}):,} passages, "
                     f"{sum(not one.answers for one in held):,} of them not answered there")
     return QuestionParts(parts, said)
+
+
+def _on(questions: Sequence[Question], passages: set[str]) -> list[Question]:
+    return [question for question in questions if question.passage in passages]

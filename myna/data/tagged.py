@@ -25,16 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from myna.corpus.decode import Decoder, is_binary
 from myna.corpus.options import SplitOptions
 from myna.corpus.piece import Piece
 from myna.corpus.read import walk
-from myna.corpus.split import rank_units
-from myna.corpus.store import PARTS, RANGE
 from myna.corpus.tables import MAX_ROW, lines
 from myna.data.conversations import Reading
+from myna.data.division import LEAST, divide_by_hash
 from myna.data.options import RowsOptions
 from myna.data.rows import format_of, read_rows
 from myna.errors import UserError, nearest, shown
@@ -47,7 +44,6 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _WORDS = ("tokens", "words", "token", "word", "sentence", "text")  # usual names of columns, likeliest first, in small letters
 _TAGS = ("tags", "ner_tags", "pos_tags", "labels", "ner", "pos", "upos", "xpos", "chunk_tags", "tag", "label")
 _MOST_TAGS, _LONGEST_TAG = 2000, 200  # more is a column of something else
-_SHARE, _LEAST = 0.1, 2  # of the sentences held out for each of validation and test; sentences of a part: an interval needs as many
 _SHOWN = 12  # labels listed with their counts
 _LOOKED_AT, _UNSPACED_SHARE = 2000, 0.3  # sentences whose script is looked at; share of bytes from which it is one without spaces
 
@@ -332,23 +328,13 @@ def split_tagged(reading: TaggedReading, options: SplitOptions, valid: TaggedRea
         given["valid"] = _without(given["valid"], given["test"], "validation", "test", said)
     for name, others in given.items():
         sentences = _without(sentences, others, "training", name, said)
-    if options == SplitOptions():
-        options = dataclasses.replace(options, test_fraction=_SHARE, valid_fraction=_SHARE)
-    units = np.zeros(len(sentences), dtype=RANGE)  # each sentence counts the same, however long
-    units["start"], units["end"] = np.arange(len(sentences)), np.arange(1, len(sentences) + 1)
-    part = np.zeros(len(sentences), dtype=np.int8)
-    shares = {"test": options.test_fraction, "valid": options.valid_fraction}
-    wanted = [(PARTS.index(name), share) for name, share in shares.items() if name not in given]
-    if sentences:
-        rank_units(part, units, np.array([one.key for one in sentences], dtype="V16"), np.arange(len(sentences)), wanted, _LEAST)
-    parts = {name: given.get(name) or [one for one, chosen in zip(sentences, part, strict=True) if chosen == number]
-             for number, name in enumerate(PARTS)}
+    parts = divide_by_hash(sentences, [one.key for one in sentences], given, options)
     spaced = not _is_unspaced(parts["train"])
     tags = sorted({tag for one in parts["train"] for tag in labels_of(one, spaced)[1]})
-    if min(map(len, parts.values())) < _LEAST or len(tags) < 2:
+    if min(map(len, parts.values())) < LEAST or len(tags) < 2:
         counts = ", ".join(f"{len(held):,} for {name}" for name, held in parts.items())
         raise UserError(f"{len(reading.sentences):,} sentences leave {counts}, with {len(tags)} different labels to train on",
-                        f"at least {_LEAST} sentences in each part, and 2 labels", "give more sentences")
+                        f"at least {LEAST} sentences in each part, and 2 labels", "give more sentences")
     if len(tags) > _MOST_TAGS:
         raise UserError(f"{len(tags):,} different labels", f"at most {_MOST_TAGS:,}", "name the column of labels: --rows.label")
     return TaggedParts(parts, tags, spaced, said + _describe(parts, tags, spaced))
